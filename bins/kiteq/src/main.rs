@@ -1,0 +1,3 @@
+//! Placeholder until its first slice lands.
+
+fn main() {}

@@ -1,0 +1,109 @@
+//! Where brokers, producers and consumers find each other.
+//!
+//! One trait, [`Registry`], and one backend for each way in which an installation keeps it: ZooKeeper, a file, the
+//! broker's own data directory. What is read is offered as a `watch` channel of whole snapshots: a reader always holds
+//! the last known state, also while the registry is away, and `None` means that nothing has been read yet.
+
+mod binding;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+
+pub use binding::{BindType, Binding};
+
+/// The bindings of one topic; `None` until they have been read for the first time.
+pub type BindingsWatch = watch::Receiver<Option<Arc<[Binding]>>>;
+/// The `host:port` addresses of the brokers of one topic; `None` until they have been read for the first time.
+pub type BrokersWatch = watch::Receiver<Option<Arc<[String]>>>;
+
+/// How a broker presents itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BrokerRecord {
+    /// `host:port` under which clients reach it.
+    pub address: String,
+    /// The topics that it serves. [`ANY_TOPIC`] alone means all, where the backend allows that.
+    pub topics: Vec<String>,
+}
+
+/// Stands for every topic in [`BrokerRecord::topics`].
+pub const ANY_TOPIC: &str = "*";
+
+/// Why a registry could not do what it was asked.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum RegistryError {
+    /// The URI is not one of the known forms, or lacks something.
+    #[error("registry {uri:?}: {reason}")]
+    Uri {
+        /// As given.
+        uri: String,
+        /// What is wrong and what is expected.
+        reason: String,
+    },
+    /// The registry's content (a file, a node) is not what it must be.
+    #[error("{place}: {reason}")]
+    Content {
+        /// File or node.
+        place: String,
+        /// What is wrong, with a line number where there is one.
+        reason: String,
+    },
+    /// The registry cannot be reached right now; a retry may succeed.
+    #[error("registry {place} cannot be reached: {reason}")]
+    Unavailable {
+        /// Hosts or file.
+        place: String,
+        /// The cause.
+        reason: String,
+    },
+    /// The registry answered and refused; a retry alone will not help.
+    #[error("registry {place} refused: {reason}")]
+    Refused {
+        /// Hosts, node or file.
+        place: String,
+        /// The cause.
+        reason: String,
+    },
+}
+
+impl RegistryError {
+    /// Whether the same call may succeed later without anybody changing anything.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Unavailable { .. })
+    }
+}
+
+/// A place where brokers, producers and consumers find each other.
+///
+/// Every registration is kept up by the implementation (through lost connections and expired sessions, with backoff)
+/// until it is withdrawn or the registry is closed. Watches never end while the registry is open; what is malformed is
+/// logged and left out, and the rest stays.
+#[async_trait]
+pub trait Registry: Send + Sync + 'static {
+    /// The URI without secrets, for logs.
+    fn describe(&self) -> String;
+
+    /// Presents a broker. Returns once it is registered, or with the first error; where that is
+    /// [retryable](RegistryError::is_retryable) the registry goes on trying by itself.
+    async fn register_broker(&self, broker: BrokerRecord) -> Result<(), RegistryError>;
+
+    /// Withdraws what [`Registry::register_broker`] presented, so that clients move away.
+    async fn unregister_broker(&self) -> Result<(), RegistryError>;
+
+    /// Follows the bindings of `topic`. Cheap to call again for the same topic.
+    fn watch_bindings(&self, topic: &str) -> BindingsWatch;
+
+    /// Follows the brokers of `topic`. Cheap to call again for the same topic.
+    fn watch_brokers(&self, topic: &str) -> BrokersWatch;
+
+    /// Publishes a consumer group's bindings, replacing those that it had in the same topics.
+    async fn publish_bindings(&self, group: &str, bindings: &[Binding]) -> Result<(), RegistryError>;
+
+    /// Notes that a producer group on this host publishes to `topics`.
+    async fn register_producer(&self, group: &str, topics: &[String]) -> Result<(), RegistryError>;
+
+    /// Withdraws everything and ends all watches. Bounded in time.
+    async fn close(&self);
+}
