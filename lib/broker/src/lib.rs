@@ -1,1 +1,5 @@
-//! placeholder
+//! The broker: sessions, admission, dispatch, delivery, transactions, dead letters.
+
+pub mod config;
+
+pub use config::{BrokerConfig, RedeliverySchedule};

@@ -1,4 +1,5 @@
 //! The golden bytes of the wire format, and what must hold for any bytes.
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 use bytes::{Bytes, BytesMut};
 use kiteq_protocol::frame::{BODY_BYTES_MAX, put_frame};
