@@ -2,6 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
+/// Longest name of a topic or a group, in bytes: the column width of existing MySQL installations.
+pub const NAME_BYTES_MAX: usize = 255;
+/// Longest message type or pattern, in bytes.
+pub const MESSAGE_TYPE_BYTES_MAX: usize = 1024;
+/// Longest version text, in bytes.
+const VERSION_BYTES_MAX: usize = 64;
+
 /// How a binding matches a message's type within its topic. An integer in JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "i64", into = "i64")]
@@ -101,6 +108,43 @@ impl Binding {
     pub fn fanout(group: &str, topic: &str, watermark: i32, persistent: bool) -> Self {
         Self::new(group, topic, "*", BindType::Fanout, watermark, persistent)
     }
+
+    /// Whether every field is within its bounds. Says nothing about a pattern: who matches with it compiles it.
+    ///
+    /// # Errors
+    /// What is wrong, for people.
+    pub fn validate(&self) -> Result<(), String> {
+        check_name("groupId", &self.group_id)?;
+        check_name("topic", &self.topic)?;
+        if self.bind_type != BindType::Fanout && self.message_type.is_empty() {
+            return Err("messageType is empty; only a fanout binding needs none".to_owned());
+        }
+        check_length("messageType", &self.message_type, MESSAGE_TYPE_BYTES_MAX)?;
+        check_length("version", &self.version, VERSION_BYTES_MAX)
+    }
+}
+
+/// Whether `name` can name a topic or a group in every backend, where it becomes one step of a path.
+///
+/// # Errors
+/// What is wrong with the field called `field`, for people.
+pub fn check_name(field: &str, name: &str) -> Result<(), String> {
+    if name.is_empty() {
+        return Err(format!("{field} is empty"));
+    }
+    check_length(field, name, NAME_BYTES_MAX)?;
+    if name == "." || name == ".." || name.chars().any(|character| character == '/' || character.is_control())
+    {
+        return Err(format!("{field} {name:?} must not be a path and must hold no control characters"));
+    }
+    Ok(())
+}
+
+fn check_length(field: &str, value: &str, bytes_max: usize) -> Result<(), String> {
+    if value.len() > bytes_max {
+        return Err(format!("{field} is {} bytes long; at most {bytes_max} are allowed", value.len()));
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -120,5 +164,31 @@ mod tests {
         let json = r#"{"groupId":"g","topic":"t","messageType":"m","bindType":3}"#;
         let error = serde_json::from_str::<Binding>(json).unwrap_err();
         assert!(error.to_string().contains("not 3"), "{error}");
+    }
+
+    #[test]
+    fn a_binding_out_of_bounds_is_refused_with_the_reason() {
+        let reason = |group: &str, topic: &str, message_type: &str| {
+            Binding::direct(group, topic, message_type, 0, true).validate().unwrap_err()
+        };
+        assert_eq!(reason("", "trade", "pay"), "groupId is empty");
+        assert_eq!(reason("s-pay", "", "pay"), "topic is empty");
+        assert!(reason("s-pay", "trade", "").contains("messageType is empty"));
+        assert!(reason(&"g".repeat(256), "trade", "pay").contains("256 bytes"));
+        assert!(reason("s-pay", "tra/de", "pay").contains("must not be a path"));
+        assert!(reason("..", "trade", "pay").contains("must not be a path"));
+        assert!(reason("s-pay", "tra\nde", "pay").contains("control characters"));
+        assert!(reason("s-pay", "trade", &"m".repeat(1025)).contains("at most 1024"));
+    }
+
+    #[test]
+    fn a_binding_within_bounds_is_accepted() {
+        assert_eq!(Binding::direct("s-pay", "trade", "pay-succ", -1, true).validate(), Ok(()));
+        assert_eq!(
+            Binding::regx("s-pay", "trade", "pay-(", 0, true).validate(),
+            Ok(()),
+            "patterns are not judged"
+        );
+        assert_eq!(Binding::fanout("s-pay", "trade", 0, false).validate(), Ok(()));
     }
 }

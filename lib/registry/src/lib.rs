@@ -5,13 +5,29 @@
 //! the last known state, also while the registry is away, and `None` means that nothing has been read yet.
 
 mod binding;
+mod connect;
+mod embedded;
+mod error;
+mod fixed;
+mod http;
+mod http_api;
+mod publication;
+mod retry;
+mod topics;
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use tokio::sync::watch;
 
-pub use binding::{BindType, Binding};
+pub use binding::{BindType, Binding, MESSAGE_TYPE_BYTES_MAX, NAME_BYTES_MAX, check_name};
+pub use connect::connect;
+pub use embedded::{EmbeddedRegistry, HttpReply};
+pub use error::RegistryError;
+pub use fixed::FixedRegistry;
+pub use http::HttpRegistry;
+pub use publication::BINDINGS_PER_GROUP_MAX;
+pub use topics::TOPICS_WATCHED_MAX;
 
 /// The bindings of one topic; `None` until they have been read for the first time.
 pub type BindingsWatch = watch::Receiver<Option<Arc<[Binding]>>>;
@@ -29,51 +45,6 @@ pub struct BrokerRecord {
 
 /// Stands for every topic in [`BrokerRecord::topics`].
 pub const ANY_TOPIC: &str = "*";
-
-/// Why a registry could not do what it was asked.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum RegistryError {
-    /// The URI is not one of the known forms, or lacks something.
-    #[error("registry {uri:?}: {reason}")]
-    Uri {
-        /// As given.
-        uri: String,
-        /// What is wrong and what is expected.
-        reason: String,
-    },
-    /// The registry's content (a file, a node) is not what it must be.
-    #[error("{place}: {reason}")]
-    Content {
-        /// File or node.
-        place: String,
-        /// What is wrong, with a line number where there is one.
-        reason: String,
-    },
-    /// The registry cannot be reached right now; a retry may succeed.
-    #[error("registry {place} cannot be reached: {reason}")]
-    Unavailable {
-        /// Hosts or file.
-        place: String,
-        /// The cause.
-        reason: String,
-    },
-    /// The registry answered and refused; a retry alone will not help.
-    #[error("registry {place} refused: {reason}")]
-    Refused {
-        /// Hosts, node or file.
-        place: String,
-        /// The cause.
-        reason: String,
-    },
-}
-
-impl RegistryError {
-    /// Whether the same call may succeed later without anybody changing anything.
-    #[must_use]
-    pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Unavailable { .. })
-    }
-}
 
 /// A place where brokers, producers and consumers find each other.
 ///
