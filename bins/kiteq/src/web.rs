@@ -1,0 +1,21 @@
+//! What the HTTP port serves.
+
+use std::sync::Arc;
+
+use kiteq_registry::EmbeddedRegistry;
+use kiteq_telemetry::{Request, Response, Routes};
+
+/// Serves a registry that this broker keeps itself.
+pub(crate) fn mount_registry(routes: Routes, registry: Arc<EmbeddedRegistry>) -> Routes {
+    routes.prefix("/registry/", move |request| {
+        let registry = Arc::clone(&registry);
+        async move {
+            let Request { method, path, query, body } = request;
+            let query = (!query.is_empty()).then_some(query.as_str());
+            match registry.handle(method.as_str(), &path, query, &body).await {
+                Some(reply) => Response::with_type(reply.status, reply.content_type, reply.body),
+                None => Response::text(404, format!("{path} is not known\n")),
+            }
+        }
+    })
+}
