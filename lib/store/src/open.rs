@@ -1,0 +1,39 @@
+//! From a URI to a store.
+
+use std::sync::Arc;
+
+use crate::error::OpenError;
+use crate::memory::{MemoryOptions, MemoryStore};
+use crate::store::SharedStore;
+use crate::uri::{StoreUri, did_you_mean};
+
+const SCHEMES: [&str; 4] = ["mmap", "file", "memory", "mock"];
+
+/// Opens the store that `uri` names.
+///
+/// | URI | store |
+/// |---|---|
+/// | `memory://?maxcap=2000000&maxbytes=1GiB` | in memory, gone when the process ends; refuses when full |
+/// | `mock://` | like memory, smaller, and keeps no dead letters: for trying things out |
+///
+/// Both take `dedupeWindow=60s` and `dedupeIds=1000000`: how long, and how many, settled ids are remembered.
+///
+/// # Errors
+/// When the URI is not one of these, has a parameter that is not known, or the backend cannot be opened.
+pub fn open(uri: &str) -> Result<SharedStore, OpenError> {
+    let uri = StoreUri::parse(uri)?;
+    match uri.scheme {
+        "memory" => Ok(Arc::new(MemoryStore::start(MemoryOptions::memory(uri)?)?)),
+        "mock" => Ok(Arc::new(MemoryStore::start(MemoryOptions::mock(uri)?)?)),
+        "rocksdb" => Err(uri.error(format!(
+            "there is no RocksDB store; use mmap://{} instead, which keeps messages on the local disk too",
+            uri.place
+        ))),
+        "mysql" => Err(uri.error(
+            "the MySQL store is not in this version yet; use mmap://DIRECTORY, which keeps messages on the local disk",
+        )),
+        scheme => {
+            Err(uri.error(format!("there is no store {scheme:?}{}", did_you_mean(scheme, &SCHEMES))))
+        }
+    }
+}
