@@ -35,6 +35,9 @@ pub struct BrokerConfig {
     pub default_watermark: Option<u32>,
     /// Largest message body; a larger frame is answered with an error and its connection closed.
     pub body_bytes_max: usize,
+    /// Largest frame that a length-prefixed client is sent. The Java client breaks its connection over a larger one, so
+    /// such a delivery counts as failed instead.
+    pub length_prefixed_frame_bytes_max: usize,
     /// Connections at once; further ones are closed at once.
     pub connections_max: usize,
     /// A connection that has not presented itself within this time is closed.
@@ -72,6 +75,7 @@ impl Default for BrokerConfig {
             delivery_window: 512,
             default_watermark: None,
             body_bytes_max: BODY_BYTES_MAX,
+            length_prefixed_frame_bytes_max: 32 << 10,
             connections_max: 10_000,
             handshake_timeout: Duration::from_secs(5),
             idle_timeout: Duration::from_secs(120),

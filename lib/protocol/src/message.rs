@@ -36,7 +36,12 @@ impl Payload {
         next(1, "header")?;
         let body = next(2, "body")?;
         let body = message.slice_ref(body);
-        Ok(Self { head: message.slice(..message.len() - body.len()), body })
+        if fields.next().is_some() {
+            return Err(MessageError::NotCanonical);
+        }
+        let mut head = message;
+        head.truncate(head.len() - body.len());
+        Ok(Self { head, body })
     }
 
     /// Length of the canonical encoding, in bytes.
@@ -135,6 +140,9 @@ pub enum MessageError {
         /// The field's name.
         field: &'static str,
     },
+    /// There is something behind the header and the body.
+    #[error("more than one header and one body")]
+    NotCanonical,
     /// A field has another type than the schema gives it.
     #[error("field {field} has the wrong wire type")]
     FieldType {
@@ -243,39 +251,26 @@ impl Message {
         let (header_position, header) = header.ok_or(MessageError::MissingField { field: "header" })?;
         let (body_position, body) = body.ok_or(MessageError::MissingField { field: "body" })?;
         let view = HeaderView::parse(header)?;
-        let id = MessageId::parse(view.message_id)
-            .map_err(|_| MessageError::InvalidId { text: frame_body.slice_ref(view.message_id) })?;
         let body_bytes = frame_body.slice_ref(body);
         let head = if (header_position, body_position, field_count) == (1, 2, 2) {
             frame_body.slice(..frame_body.len() - body.len())
         } else {
             encode_head(header, HeaderChanges::default(), body.len(), &mut BytesMut::new())?
         };
-        Ok(Self {
-            id,
-            kind,
-            topic: frame_body.slice_ref(view.topic),
-            message_type: frame_body.slice_ref(view.message_type),
-            publish_group: frame_body.slice_ref(view.publish_group),
-            created_at: view.created_at,
-            expires_at: view.expires_at,
-            deliver_limit: view.deliver_limit,
-            committed: view.committed,
-            fly: view.fly,
-            payload: Payload { head, body: body_bytes },
-        })
+        Self::from_view(kind, view, frame_body, Payload { head, body: body_bytes })
     }
 
-    /// Decodes what [`Payload::from_canonical`] accepts, as a store gives it back.
-    ///
-    /// # Errors
-    /// When `payload` is not canonical.
-    pub fn from_payload(kind: MessageKind, payload: Payload) -> Result<Self, MessageError> {
-        let view = HeaderView::parse(payload.header())?;
-        let text = |bytes: &[u8]| payload.head.slice_ref(bytes);
+    /// Builds a message from its decoded header, which is a part of `source`.
+    fn from_view(
+        kind: MessageKind,
+        view: HeaderView<'_>,
+        source: &Bytes,
+        payload: Payload,
+    ) -> Result<Self, MessageError> {
+        let text = |bytes: &[u8]| source.slice_ref(bytes);
+        let invalid = |_| MessageError::InvalidId { text: text(view.message_id) };
         Ok(Self {
-            id: MessageId::parse(view.message_id)
-                .map_err(|_| MessageError::InvalidId { text: text(view.message_id) })?,
+            id: MessageId::parse(view.message_id).map_err(invalid)?,
             kind,
             topic: text(view.topic),
             message_type: text(view.message_type),
@@ -285,8 +280,19 @@ impl Message {
             deliver_limit: view.deliver_limit,
             committed: view.committed,
             fly: view.fly,
-            payload: payload.clone(),
+            payload,
         })
+    }
+
+    /// Decodes what [`Payload::from_canonical`] accepts, as a store gives it back.
+    ///
+    /// # Errors
+    /// When `payload` is not canonical.
+    pub fn from_payload(kind: MessageKind, payload: Payload) -> Result<Self, MessageError> {
+        let head = payload.head.clone();
+        let source = Payload { head, body: Bytes::new() };
+        let view = HeaderView::parse(source.header())?;
+        Self::from_view(kind, view, &source.head, payload)
     }
 
     /// Sets header fields, in the decoded fields and in the payload alike. `scratch` lends the memory: pass the same

@@ -69,8 +69,6 @@ pub enum DeadReason {
     NoVerdict = 3,
     /// The store could not read it back.
     Unreadable = 4,
-    /// The store could not read it back.
-    Unreadable = 4,
 }
 
 /// A message that is to become a dead letter.

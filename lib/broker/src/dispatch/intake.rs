@@ -1,0 +1,300 @@
+//! How messages, connections and bindings come in.
+
+use bytes::Bytes;
+use kiteq_protocol::{Message, MessageKind, Payload};
+use kiteq_registry::Binding;
+use kiteq_store::{DeadLetter, GroupState, Recovered, Slot, VerdictOutcome};
+
+use super::connections::{ConnectionId, NewConnection};
+use super::lane::Ready;
+use super::routes::{RouteId, TopicId};
+use super::table::{Marks, MessageRef, NOT_CACHED, Phase, Ticket, pack_expiry};
+use super::{Dispatcher, Event};
+
+/// A lane with fewer waiting messages than this will want a new message's body soon.
+const HOT_BACKLOG: usize = 8192;
+
+/// What the table needs to know of a message.
+pub(super) struct Intake<'a> {
+    pub(super) topic: &'a [u8],
+    pub(super) message_type: &'a [u8],
+    pub(super) kind: MessageKind,
+    pub(super) expires_at: i64,
+    pub(super) deliver_limit: u32,
+    pub(super) committed: bool,
+}
+
+impl<'a> Intake<'a> {
+    pub(super) fn of(message: &'a Message) -> Self {
+        Self {
+            topic: &message.topic,
+            message_type: &message.message_type,
+            kind: message.kind,
+            expires_at: message.expires_at,
+            deliver_limit: message.deliver_limit.max(1) as u32,
+            committed: message.committed,
+        }
+    }
+}
+
+impl Dispatcher {
+    pub(super) fn on_stored(&mut self, slot: Slot, message: Message) {
+        let ticket = self.enter(Some(slot), &Intake::of(&message));
+        if message.committed {
+            self.route(ticket, Some(message.payload));
+        } else if self.bodies.is_roomy()
+            && let Some(entry) = self.table.get_mut(ticket.message)
+        {
+            // The verdict usually follows at once.
+            entry.cached = self.bodies.insert(message.payload);
+        }
+    }
+
+    /// Enters a message that was held before the restart. Call it before [`Dispatcher::run`].
+    pub(crate) fn on_recovered(&mut self, recovered: &Recovered<'_>) {
+        let intake = Intake {
+            topic: recovered.topic,
+            message_type: recovered.message_type,
+            kind: recovered.kind,
+            expires_at: recovered.expires_at,
+            deliver_limit: recovered.deliver_limit,
+            committed: recovered.committed,
+        };
+        let ticket = self.enter(Some(recovered.slot), &intake);
+        if let Some(entry) = self.table.get_mut(ticket.message)
+            && recovered.committed
+        {
+            // A commit by verdict does not rewrite the stored header, so the mark is set to be safe; it costs one copy
+            // of the header at delivery.
+            entry.marks.set(Marks::COMMITTED_BY_VERDICT);
+        }
+        if !recovered.groups.is_empty() {
+            self.recovered.insert(ticket.message, recovered.groups.to_vec());
+        }
+        if recovered.committed {
+            self.route(ticket, None);
+        }
+    }
+
+    /// Makes an entry for a message; `slot` is `None` for one that the store does not hold.
+    pub(super) fn enter(&mut self, slot: Option<Slot>, intake: &Intake<'_>) -> Ticket {
+        let (route, new_topic) = self.routes.route(intake.topic, intake.message_type);
+        if let Some(topic) = new_topic {
+            self.follow_bindings(topic);
+        }
+        if let Some(route) = self.routes.get_mut(route) {
+            route.live += 1;
+        }
+        let fill = |entry: &mut super::table::Entry| {
+            entry.phase = if intake.committed { Phase::Unrouted } else { Phase::Prepared };
+            entry.route = route;
+            entry.kind = intake.kind;
+            entry.expires_at = pack_expiry(intake.expires_at);
+            entry.deliver_limit = u8::try_from(intake.deliver_limit).unwrap_or(u8::MAX);
+        };
+        let ticket = match slot {
+            Some(slot) => self.table.enter(slot, fill),
+            None => self.table.enter_transient(fill),
+        };
+        if !intake.committed {
+            let ask_at = std::time::Instant::now() + self.around.config.recover_period;
+            self.checks.push_back((ask_at, ticket));
+        }
+        ticket
+    }
+
+    /// Finds out to whom a committed message is owed, as soon as that is known, and queues it for them.
+    pub(super) fn route(&mut self, ticket: Ticket, payload: Option<Payload>) {
+        let Some(entry) = self.table.get_mut(ticket.message) else { return };
+        let route_id = entry.route;
+        let Some(route) = self.routes.get(route_id) else { return };
+        if !self.routes.is_known(route.topic) {
+            entry.phase = Phase::Unrouted;
+            let topic = route.topic;
+            self.routes.topic_mut(topic).unrouted.push(ticket);
+            return;
+        }
+        entry.phase = Phase::Owed;
+        let noted = if self.recovered.is_empty() { None } else { self.recovered.remove(&ticket.message) };
+        let is_hot = self.owe(ticket, route_id, noted.as_deref().unwrap_or_default());
+        let Some(entry) = self.table.get_mut(ticket.message) else { return };
+        if entry.owed.is_empty() {
+            self.finish(ticket.message);
+            return;
+        }
+        if let Some(payload) = payload
+            && entry.cached == NOT_CACHED
+            && is_hot
+            && self.bodies.has_room(payload.len())
+        {
+            entry.cached = self.bodies.insert(payload);
+        }
+    }
+
+    /// Queues a message in the lanes of its groups; says whether one of them will want it soon.
+    fn owe(&mut self, ticket: Ticket, route_id: RouteId, noted: &[GroupState]) -> bool {
+        let mut is_hot = false;
+        let member_count = self.routes.get(route_id).map_or(0, |route| route.members.len());
+        for position in 0..member_count {
+            let Some(member) = self.routes.get(route_id).map(|route| route.members[position]) else { break };
+            let group = self.lanes.get(member.lane).group;
+            let is_online = self.groups.get(group).is_online();
+            let can_wait = member.persistent && ticket.message.slot().is_some();
+            if member.unbound_since.is_some() || !(is_online || can_wait) {
+                continue;
+            }
+            let name = self.groups.name(group);
+            let state = noted.iter().find(|state| state.group == *name);
+            if state.is_some_and(|state| state.done) {
+                continue;
+            }
+            let attempts = state.map_or(0, |state| state.attempts.min(u32::from(u16::MAX)) as u16);
+            if let Some(entry) = self.table.get_mut(ticket.message) {
+                entry.owed.insert(position);
+            }
+            let lane = self.lanes.get_mut(member.lane);
+            is_hot |= is_online && lane.ready.len() < HOT_BACKLOG;
+            lane.ready.push_back(Ready::new(ticket, attempts));
+            if is_online && !lane.is_active {
+                self.activate(member.lane);
+            }
+        }
+        is_hot
+    }
+
+    pub(super) fn on_decided(&mut self, outcome: VerdictOutcome) {
+        match outcome {
+            VerdictOutcome::Committed(slot) => {
+                let message = MessageRef::stored(slot);
+                let Some(entry) = self.table.get_mut(message).filter(|entry| entry.phase == Phase::Prepared)
+                else {
+                    return;
+                };
+                entry.marks.set(Marks::COMMITTED_BY_VERDICT);
+                let ticket = Ticket { message, generation: entry.generation };
+                self.around.metrics.transactions_committed.inc();
+                self.route(ticket, None);
+            }
+            VerdictOutcome::RolledBack(slot) => {
+                self.around.metrics.transactions_rolled_back.inc();
+                self.forget(MessageRef::stored(slot));
+            }
+            VerdictOutcome::Ignored => {}
+            VerdictOutcome::Failed(error) => {
+                tracing::warn!(%error, "a producer's verdict could not be stored; the producer will be asked again");
+            }
+        }
+    }
+
+    /// A dead letter is live again: it is owed to the groups that did not get it, or to all where none is named.
+    pub(super) fn on_revived(&mut self, slot: Slot, letter: &DeadLetter) {
+        let payload = letter.payload.clone();
+        let Ok(message) = Message::from_payload(letter.kind, payload) else {
+            tracing::error!(id = %letter.id, "a dead letter that is not a message cannot be replayed");
+            return;
+        };
+        let intake = Intake { committed: true, expires_at: 0, ..Intake::of(&message) };
+        let ticket = self.enter(Some(slot), &intake);
+        if let Some(entry) = self.table.get_mut(ticket.message) {
+            entry.marks.set(Marks::COMMITTED_BY_VERDICT);
+        }
+        if !letter.groups.is_empty() {
+            self.recovered.insert(ticket.message, self.done_by_others(ticket, &letter.groups));
+        }
+        self.route(ticket, Some(message.payload));
+    }
+
+    /// Every group of a message's route but `owed`, as done with it.
+    fn done_by_others(&self, ticket: Ticket, owed: &[Bytes]) -> Vec<GroupState> {
+        let route = self.table.get(ticket.message).and_then(|entry| self.routes.get(entry.route));
+        let members = route.map(|route| route.members.as_slice()).unwrap_or_default();
+        let names = members.iter().map(|member| self.groups.name(self.lanes.get(member.lane).group));
+        names
+            .filter(|name| !owed.contains(name))
+            .map(|name| GroupState { group: name.clone(), attempts: 0, done: true })
+            .collect()
+    }
+
+    pub(super) fn on_connected(&mut self, new: NewConnection) {
+        let group = self.groups.intern(&new.group);
+        let id = new.id;
+        self.connections.add(new, group, &self.groups.get(group).connections);
+        let entry = self.groups.get_mut(group);
+        entry.connections.push(id);
+        for lane in entry.lanes.clone() {
+            self.activate(lane);
+        }
+        self.unblock(group);
+    }
+
+    pub(super) fn on_disconnected(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connections.remove(id) else { return };
+        let group = connection.group;
+        self.groups.get_mut(group).connections.retain(|&other| other != id);
+        // Newest first: each goes back to the front of its lane, so the oldest ends up in front.
+        let flights: Vec<_> = connection.into_flights().collect();
+        for flight in flights.into_iter().rev() {
+            self.around.metrics.delivery_failed_by_disconnect.inc();
+            self.flight_failed(flight);
+        }
+        if !self.groups.get(group).is_online() {
+            self.drop_non_persistent(group);
+        }
+        self.unblock(group);
+        self.groups.forget_if_idle(group);
+    }
+
+    /// Starts to follow the registry's bindings of a topic.
+    pub(super) fn follow_bindings(&self, topic: TopicId) {
+        let name = String::from_utf8_lossy(&self.routes.topic_ref(topic).name).into_owned();
+        let mut watch = self.around.registry.watch_bindings(&name);
+        let inbox = self.around.inbox.clone();
+        let stop = self.around.stop.clone();
+        tokio::spawn(async move {
+            loop {
+                if let Some(bindings) = watch.borrow_and_update().clone() {
+                    inbox.push(Event::Bindings { topic, bindings });
+                }
+                tokio::select! {
+                    changed = watch.changed() => if changed.is_err() { break },
+                    () = stop.cancelled() => break,
+                }
+            }
+        });
+    }
+
+    /// Follows the bindings of a topic before its first message comes.
+    pub(crate) fn add_topic(&mut self, name: &str) {
+        let (topic, is_new) = self.routes.topic(name.as_bytes());
+        if is_new {
+            self.follow_bindings(topic);
+        }
+    }
+
+    pub(super) fn on_bindings(&mut self, topic: TopicId, bindings: &[Binding]) {
+        let watermark = self.around.config.default_watermark;
+        let waiting = self.routes.set_bindings(topic, bindings, &mut self.groups, &mut self.lanes, watermark);
+        let name = String::from_utf8_lossy(&self.routes.topic_ref(topic).name).into_owned();
+        tracing::info!(
+            topic = name,
+            bindings = bindings.len(),
+            routed = waiting.len(),
+            "bindings of a topic are known"
+        );
+        for ticket in waiting {
+            if self.table.find(ticket).is_some_and(|entry| entry.phase == Phase::Unrouted) {
+                self.route(ticket, None);
+            }
+        }
+        for lane in self.lanes.ids() {
+            if self.lanes.get(lane).topic == topic {
+                // What was parked for a binding that vanished is looked at again; what is still unbound parks again.
+                let parked = std::mem::take(&mut self.lanes.get_mut(lane).parked);
+                for ready in parked.into_iter().rev() {
+                    self.lanes.get_mut(lane).ready.push_front(ready);
+                }
+                self.activate(lane);
+            }
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! A lane holds what one topic owes to one group: first in, first out, at most as fast as its watermark.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Instant;
+
+use super::groups::{GroupId, Groups};
+use super::routes::TopicId;
+use super::table::{MessageRef, Ticket};
+use crate::token_bucket::TokenBucket;
+
+/// A (topic, group) that has been bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct LaneId(u32);
+
+/// A message whose turn comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ready {
+    message: MessageRef,
+    generation: u16,
+    /// Deliveries to this group that failed so far.
+    pub(crate) attempts: u16,
+}
+
+impl Ready {
+    pub(crate) fn new(ticket: Ticket, attempts: u16) -> Self {
+        Self { message: ticket.message, generation: ticket.generation, attempts }
+    }
+
+    pub(crate) fn ticket(self) -> Ticket {
+        Ticket { message: self.message, generation: self.generation }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Lane {
+    pub(crate) topic: TopicId,
+    pub(crate) group: GroupId,
+    pub(crate) ready: VecDeque<Ready>,
+    /// Messages of a binding that has vanished, until it is back or its grace is over.
+    pub(crate) parked: Vec<Ready>,
+    /// Failed deliveries that wait for their next attempt.
+    pub(crate) delayed: usize,
+    /// Deliveries that are out.
+    pub(crate) in_flight: usize,
+    /// Whether it stands in its group's list of lanes to serve.
+    pub(crate) is_active: bool,
+    /// Whether bodies are being read back for it.
+    pub(crate) is_loading: bool,
+    watermark: Option<TokenBucket>,
+    /// No permit before this.
+    pub(crate) throttled_until: Option<Instant>,
+}
+
+impl Lane {
+    /// Sets messages a second; `None` for no limit.
+    pub(crate) fn set_watermark(&mut self, per_second: Option<u32>, now: Instant) {
+        if self.watermark.as_ref().map(TokenBucket::per_second) != per_second {
+            self.watermark = per_second.map(|per_second| TokenBucket::for_watermark(per_second, now));
+            self.throttled_until = None;
+        }
+    }
+
+    /// How many of `wanted` deliveries the watermark allows now.
+    pub(crate) fn take_permits(&mut self, wanted: usize, now: Instant) -> usize {
+        let Some(bucket) = &mut self.watermark else { return wanted };
+        let taken = bucket.take(wanted, now);
+        self.throttled_until = (taken == 0).then(|| now + bucket.next_permit_in());
+        taken
+    }
+
+    pub(crate) fn give_back_permits(&mut self, unused: usize) {
+        if let Some(bucket) = &mut self.watermark {
+            bucket.give_back(unused);
+        }
+    }
+
+    /// Messages that the group has not acked.
+    pub(crate) fn backlog(&self) -> usize {
+        self.ready.len() + self.parked.len() + self.delayed + self.in_flight
+    }
+}
+
+/// All lanes. They are as many as distinct (topic, group) pairs were ever bound, so none is removed.
+#[derive(Debug, Default)]
+pub(crate) struct Lanes {
+    lanes: Vec<Lane>,
+    by_key: HashMap<(TopicId, GroupId), LaneId>,
+}
+
+impl Lanes {
+    pub(crate) fn intern(&mut self, topic: TopicId, group: GroupId, groups: &mut Groups) -> LaneId {
+        *self.by_key.entry((topic, group)).or_insert_with(|| {
+            let id = LaneId(self.lanes.len() as u32);
+            self.lanes.push(Lane {
+                topic,
+                group,
+                ready: VecDeque::new(),
+                parked: Vec::new(),
+                delayed: 0,
+                in_flight: 0,
+                is_active: false,
+                is_loading: false,
+                watermark: None,
+                throttled_until: None,
+            });
+            groups.get_mut(group).lanes.push(id);
+            id
+        })
+    }
+
+    pub(crate) fn get(&self, lane: LaneId) -> &Lane {
+        &self.lanes[lane.0 as usize]
+    }
+
+    pub(crate) fn get_mut(&mut self, lane: LaneId) -> &mut Lane {
+        &mut self.lanes[lane.0 as usize]
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (LaneId, &Lane)> {
+        (0..).map(LaneId).zip(&self.lanes)
+    }
+
+    pub(crate) fn ids(&self) -> impl Iterator<Item = LaneId> + use<> {
+        (0..self.lanes.len() as u32).map(LaneId)
+    }
+}

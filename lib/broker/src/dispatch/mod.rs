@@ -1,0 +1,352 @@
+//! The dispatcher: one task that owns everything about waiting messages.
+//!
+//! Sessions, the store and the registry tell it what happened through one mailbox of [`Event`]s. In each turn it takes
+//! all of them, updates its tables, lets due times take effect, delivers what can be delivered, and hands what has
+//! accumulated to the store and to the connections in batches. Nothing here is shared, so nothing here is locked.
+
+mod body_cache;
+pub(crate) mod connections;
+mod deliver;
+mod group_set;
+mod groups;
+mod intake;
+mod lane;
+mod outcome;
+mod prepared;
+mod routes;
+mod stats;
+mod sweep;
+mod table;
+mod transient;
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use kiteq_protocol::Message;
+use kiteq_registry::{Binding, Registry};
+use kiteq_store::{DeadLetter, GroupState, Kill, Loaded, SharedStore, Slot, StoreError, VerdictOutcome};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use crate::BrokerConfig;
+use crate::clock::WallClock;
+use crate::mailbox::Mailbox;
+use crate::metrics::Metrics;
+use crate::shared::TransientBudget;
+use body_cache::BodyCache;
+use connections::{ConnectionId, Connections, NewConnection};
+use groups::{GroupId, Groups};
+use lane::{LaneId, Lanes, Ready};
+use routes::{Routes, TopicId};
+pub use stats::{BrokerStats, LaneStats};
+use table::{MessageRef, Table, Ticket};
+pub(crate) use transient::Trial;
+
+/// What the dispatcher is told.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// The store holds these messages. The permit is their share of the publish budget.
+    Stored {
+        messages: Vec<(Slot, Message)>,
+        budget: OwnedSemaphorePermit,
+    },
+    /// Deliver these without storing them; their bytes are accounted for in the transient budget.
+    Fly(Vec<Message>),
+    /// Deliver these first, and store those that not every group acks at once.
+    Try(Vec<Trial>),
+    /// The store holds the message of a trial that some groups have acked already.
+    StoredAfterTrial {
+        slot: Slot,
+        message: Box<Message>,
+        done: Vec<Bytes>,
+    },
+    /// A consumer answered deliveries.
+    Acks {
+        connection: ConnectionId,
+        acks: Vec<(u32, bool)>,
+    },
+    /// The store carried out producers' verdicts.
+    Decided(Vec<VerdictOutcome>),
+    Connected(NewConnection),
+    Disconnected(ConnectionId),
+    /// The registry's bindings of a topic, read for the first time or changed.
+    Bindings {
+        topic: TopicId,
+        bindings: Arc<[Binding]>,
+    },
+    /// Bodies that were asked for.
+    Loaded(Vec<(Ticket, Result<Loaded, StoreError>)>),
+    /// Dead letters that are live again.
+    Revived(Vec<(Slot, DeadLetter)>),
+    /// Start no more deliveries; tells when none is out any more.
+    Drain(oneshot::Sender<()>),
+    /// Note how far every message is, then end.
+    Stop(oneshot::Sender<()>),
+}
+
+/// A failed delivery's next attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Retry {
+    /// Milliseconds since the dispatcher started.
+    due_ms: u64,
+    lane: LaneId,
+    ready: Ready,
+}
+
+impl Ord for Retry {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.due_ms.cmp(&other.due_ms)
+    }
+}
+
+impl PartialOrd for Retry {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// What a turn has accumulated for the store.
+#[derive(Debug, Default)]
+struct ForStore {
+    settle: Vec<Slot>,
+    note: Vec<(Slot, Vec<GroupState>)>,
+    kill: Vec<Kill>,
+    load: Vec<Ticket>,
+}
+
+/// How often due times are looked at when nothing else happens.
+const TICK: Duration = Duration::from_millis(20);
+/// How often the slow things are done: time-outs, figures, a part of the sweep.
+const HOUSEKEEPING: Duration = Duration::from_millis(500);
+
+/// What a dispatcher works with.
+pub(crate) struct Surroundings {
+    pub(crate) config: Arc<BrokerConfig>,
+    pub(crate) store: SharedStore,
+    pub(crate) registry: Arc<dyn Registry>,
+    pub(crate) metrics: Metrics,
+    pub(crate) clock: Arc<WallClock>,
+    pub(crate) inbox: Arc<Mailbox<Event>>,
+    pub(crate) transient_budget: Arc<TransientBudget>,
+    pub(crate) stats: Arc<BrokerStats>,
+    /// Ends the tasks that follow the registry.
+    pub(crate) stop: CancellationToken,
+}
+
+pub(crate) struct Dispatcher {
+    around: Surroundings,
+    started: Instant,
+    table: Table,
+    bodies: BodyCache,
+    routes: Routes,
+    lanes: Lanes,
+    groups: Groups,
+    connections: Connections,
+    retries: BinaryHeap<Reverse<Retry>>,
+    /// Undecided prepared messages in the order in which their producers are asked next.
+    checks: VecDeque<(Instant, Ticket)>,
+    /// Lanes that wait for their watermark.
+    throttled: Vec<LaneId>,
+    /// Lanes that wait for bodies.
+    loading: Vec<LaneId>,
+    /// Groups that may have something to deliver.
+    dirty: Vec<GroupId>,
+    /// Groups whose connections are all full.
+    blocked: Vec<GroupId>,
+    /// Connections with deliveries that go out at the end of the turn.
+    staged: Vec<ConnectionId>,
+    /// Groups that a message failed for good, until the message is finished.
+    dead_groups: HashMap<MessageRef, Vec<Bytes>>,
+    /// What was noted before the restart, until the topic's bindings are read.
+    recovered: HashMap<MessageRef, Vec<GroupState>>,
+    trials: HashMap<MessageRef, Trial>,
+    for_store: ForStore,
+    sweep_place: usize,
+    housekeeping_at: Instant,
+    /// Told when no delivery is out any more; no new ones are started.
+    draining: Option<oneshot::Sender<()>>,
+    is_draining: bool,
+}
+
+impl Dispatcher {
+    pub(crate) fn new(around: Surroundings) -> Self {
+        let bodies = BodyCache::new(around.config.body_cache_bytes);
+        Self {
+            started: Instant::now(),
+            table: Table::default(),
+            bodies,
+            routes: Routes::default(),
+            lanes: Lanes::default(),
+            groups: Groups::default(),
+            connections: Connections::default(),
+            retries: BinaryHeap::new(),
+            checks: VecDeque::new(),
+            throttled: Vec::new(),
+            loading: Vec::new(),
+            dirty: Vec::new(),
+            blocked: Vec::new(),
+            staged: Vec::new(),
+            dead_groups: HashMap::new(),
+            recovered: HashMap::new(),
+            trials: HashMap::new(),
+            for_store: ForStore::default(),
+            sweep_place: 0,
+            housekeeping_at: Instant::now(),
+            draining: None,
+            is_draining: false,
+            around,
+        }
+    }
+
+    /// Runs until [`Event::Stop`].
+    pub(crate) async fn run(mut self) {
+        let inbox = self.around.inbox.clone();
+        let mut events = Vec::new();
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = inbox.arrival() => {}
+                _ = tick.tick() => {}
+            }
+            inbox.take_all(&mut events);
+            for event in events.drain(..) {
+                if let Event::Stop(stopped) = event {
+                    self.note_everything();
+                    self.hand_over();
+                    let _ = stopped.send(());
+                    return;
+                }
+                self.on_event(event);
+            }
+            self.on_time();
+            self.deliver();
+            self.hand_over();
+            if self.draining.is_some()
+                && self.connections.in_flight() == 0
+                && let Some(landed) = self.draining.take()
+            {
+                let _ = landed.send(());
+            }
+            // Sessions get their turn also while the mailbox never runs dry.
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Stored { messages, budget } => {
+                for (slot, message) in messages {
+                    self.on_stored(slot, message);
+                }
+                drop(budget);
+            }
+            Event::Fly(messages) => messages.into_iter().for_each(|message| self.on_fly(message)),
+            Event::Try(trials) => trials.into_iter().for_each(|trial| self.on_trial(trial)),
+            Event::StoredAfterTrial { slot, message, done } => {
+                self.on_stored_after_trial(slot, *message, &done);
+            }
+            Event::Acks { connection, acks } => self.on_acks(connection, acks),
+            Event::Decided(outcomes) => outcomes.into_iter().for_each(|outcome| self.on_decided(outcome)),
+            Event::Connected(connection) => self.on_connected(connection),
+            Event::Disconnected(connection) => self.on_disconnected(connection),
+            Event::Bindings { topic, bindings } => self.on_bindings(topic, &bindings),
+            Event::Loaded(loaded) => self.on_loaded(loaded),
+            Event::Revived(letters) => {
+                letters.into_iter().for_each(|(slot, letter)| self.on_revived(slot, &letter));
+            }
+            Event::Drain(landed) => {
+                self.is_draining = true;
+                self.draining = Some(landed);
+            }
+            Event::Stop(_) => {}
+        }
+    }
+
+    /// Lets due times take effect.
+    fn on_time(&mut self) {
+        let now = Instant::now();
+        self.release_retries(now);
+        self.release_throttled(now);
+        if now >= self.housekeeping_at {
+            self.housekeeping_at = now + HOUSEKEEPING;
+            self.time_out_deliveries(now);
+            self.time_out_trials(now);
+            self.ask_producers(now);
+            self.drop_unbound(now);
+            self.sweep_expired();
+            // Windows of connections that warm up grow without an event.
+            self.unblock_all();
+            self.publish_stats();
+        }
+    }
+
+    /// Hands everything that the turn has accumulated to the store and the connections.
+    fn hand_over(&mut self) {
+        for connection in self.staged.drain(..) {
+            if let Some(connection) = self.connections.get_mut(connection) {
+                connection.flush();
+            }
+        }
+        let store = &self.around.store;
+        let work = &mut self.for_store;
+        if !work.note.is_empty() {
+            store.note(std::mem::take(&mut work.note));
+        }
+        if !work.settle.is_empty() {
+            store.settle(std::mem::take(&mut work.settle));
+        }
+        if !work.kill.is_empty() {
+            for kill in &work.kill {
+                self.around.metrics.dead_letter(kill.reason);
+            }
+            store.kill(std::mem::take(&mut work.kill));
+        }
+        if !work.load.is_empty() {
+            let tickets = std::mem::take(&mut work.load);
+            let slots = tickets.iter().filter_map(|ticket| ticket.message.slot()).collect();
+            let inbox = self.around.inbox.clone();
+            store.load(
+                slots,
+                Box::new(move |loaded| inbox.push(Event::Loaded(tickets.into_iter().zip(loaded).collect()))),
+            );
+        }
+    }
+
+    fn mark_dirty(&mut self, group: GroupId) {
+        let entry = self.groups.get_mut(group);
+        if !entry.is_dirty && !entry.is_blocked {
+            entry.is_dirty = true;
+            self.dirty.push(group);
+        }
+    }
+
+    /// Lets a group be served again that has, or may have, a connection with room.
+    fn unblock(&mut self, group: GroupId) {
+        self.groups.get_mut(group).is_blocked = false;
+        if !self.groups.get(group).active.is_empty() {
+            self.mark_dirty(group);
+        }
+    }
+
+    fn unblock_all(&mut self) {
+        for group in std::mem::take(&mut self.blocked) {
+            self.unblock(group);
+        }
+    }
+
+    /// Puts a lane that has something to deliver into its group's turn.
+    fn activate(&mut self, lane_id: LaneId) {
+        let lane = self.lanes.get_mut(lane_id);
+        if lane.is_active || lane.is_loading || lane.throttled_until.is_some() || lane.ready.is_empty() {
+            return;
+        }
+        lane.is_active = true;
+        let group = lane.group;
+        self.groups.get_mut(group).active.push_back(lane_id);
+        self.mark_dirty(group);
+    }
+}

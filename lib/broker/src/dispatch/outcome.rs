@@ -1,0 +1,268 @@
+//! What becomes of deliveries, and of messages when all their groups are through with them.
+
+use std::cmp::Reverse;
+use std::time::Instant;
+
+use bytes::Bytes;
+use kiteq_store::{DeadReason, GroupState, Kill, StoreError};
+
+use super::connections::{Answered, ConnectionId, InFlight};
+use super::lane::{LaneId, Ready};
+use super::table::{Marks, MessageRef, Phase, Ticket};
+use super::{Dispatcher, GroupId, Retry};
+
+/// A group with more than this waiting will not have a message soon, so it is noted who has it already.
+const LAGGING_BACKLOG: usize = 2048;
+
+impl Dispatcher {
+    pub(super) fn on_acks(&mut self, id: ConnectionId, acks: Vec<(u32, bool)>) {
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        let group = connection.group;
+        for (opaque, is_done) in acks {
+            let Some(connection) = self.connections.get_mut(id) else { return };
+            match connection.answer(opaque) {
+                Answered::InTime(flight) => {
+                    if is_done {
+                        self.around.metrics.deliveries_acked.inc();
+                        self.landed(&flight);
+                        self.done(flight.ticket, flight.lane);
+                    } else {
+                        self.around.metrics.deliveries_refused.inc();
+                        self.flight_failed(flight);
+                    }
+                }
+                Answered::Late(flight) => {
+                    self.around.metrics.deliveries_answered_late.inc();
+                    if is_done {
+                        self.done(flight.ticket, flight.lane);
+                    }
+                }
+                Answered::Unknown => {
+                    self.around.metrics.acks_unknown.inc();
+                }
+            }
+        }
+        self.unblock(group);
+    }
+
+    pub(super) fn time_out_deliveries(&mut self, now: Instant) {
+        let Some(sent_before) = now.checked_sub(self.around.config.delivery_timeout) else { return };
+        let mut timed_out = Vec::new();
+        let mut groups = Vec::new();
+        for (_, connection) in self.connections.iter_mut() {
+            let before = timed_out.len();
+            connection.time_out(sent_before, &mut timed_out);
+            if timed_out.len() > before {
+                groups.push(connection.group);
+            }
+        }
+        for flight in timed_out.into_iter().rev() {
+            self.around.metrics.deliveries_timed_out.inc();
+            self.flight_failed(flight);
+        }
+        for group in groups {
+            self.unblock(group);
+        }
+    }
+
+    /// A delivery is not out any more.
+    fn landed(&mut self, flight: &InFlight) {
+        let lane = self.lanes.get_mut(flight.lane);
+        lane.in_flight = lane.in_flight.saturating_sub(1);
+        if let Some(entry) = self.table.find(flight.ticket) {
+            entry.in_flight = entry.in_flight.saturating_sub(1);
+        }
+    }
+
+    pub(super) fn flight_failed(&mut self, flight: InFlight) {
+        self.landed(&flight);
+        self.attempt_failed(flight.ticket, flight.lane, flight.attempts);
+    }
+
+    /// A group failed a message for the `attempts + 1`-th time.
+    pub(super) fn attempt_failed(&mut self, ticket: Ticket, lane: LaneId, attempts: u16) {
+        let unix_seconds = self.around.clock.unix_seconds();
+        let Some(entry) = self.table.find(ticket) else { return };
+        let Some(route) = self.routes.get(entry.route) else { return };
+        let Some(position) = route.position_of(lane).filter(|&position| entry.owed.contains(position)) else {
+            return;
+        };
+        let member = route.members[position];
+        let attempts = attempts.saturating_add(1);
+        let is_over = attempts >= u16::from(entry.deliver_limit) || entry.is_expired(unix_seconds);
+        let is_online = self.groups.get(self.lanes.get(lane).group).is_online();
+        if ticket.message.slot().is_none() {
+            self.transient_failed(ticket, lane);
+        } else if !member.persistent && !is_online {
+            self.done(ticket, lane);
+        } else if is_over {
+            self.give_up(ticket, lane);
+        } else {
+            self.retry(ticket, lane, attempts);
+        }
+    }
+
+    fn retry(&mut self, ticket: Ticket, lane: LaneId, attempts: u16) {
+        if let Some(entry) = self.table.find(ticket) {
+            entry.marks.set(Marks::RETRIED);
+        }
+        let ready = Ready::new(ticket, attempts);
+        match self.around.config.redelivery.delay_after(u32::from(attempts)) {
+            None => {
+                self.lanes.get_mut(lane).ready.push_front(ready);
+                self.activate(lane);
+            }
+            Some(delay) => {
+                let due_ms = self.millis(Instant::now() + delay);
+                self.retries.push(Reverse(Retry { due_ms, lane, ready }));
+                self.lanes.get_mut(lane).delayed += 1;
+                self.uncache(ticket.message);
+                self.note(ticket.message, Some((lane, attempts)));
+            }
+        }
+    }
+
+    /// A group has a message, or needs it no more.
+    pub(super) fn done(&mut self, ticket: Ticket, lane: LaneId) {
+        let Some(entry) = self.table.find(ticket) else { return };
+        let Some(route) = self.routes.get(entry.route) else { return };
+        let Some(position) = route.position_of(lane) else { return };
+        if !entry.owed.remove(position) {
+            return;
+        }
+        if entry.owed.is_empty() {
+            self.finish(ticket.message);
+            return;
+        }
+        let is_lagging = |position: usize| {
+            let lane = self.lanes.get(route.members[position].lane);
+            lane.ready.len() > LAGGING_BACKLOG || !self.groups.get(lane.group).is_online()
+        };
+        if entry.marks.has(Marks::RETRIED) || entry.owed.iter().any(is_lagging) {
+            self.note(ticket.message, None);
+        }
+    }
+
+    /// A group will not get a message any more: it stays behind as a dead letter that names the group.
+    fn give_up(&mut self, ticket: Ticket, lane: LaneId) {
+        let name = self.groups.name(self.lanes.get(lane).group).clone();
+        if let Some(entry) = self.table.find(ticket) {
+            entry.marks.set(Marks::HAS_DEAD_GROUPS);
+            self.dead_groups.entry(ticket.message).or_default().push(name);
+        }
+        self.done(ticket, lane);
+    }
+
+    /// A message's time ran out before its turn came.
+    pub(super) fn give_up_expired(&mut self, ticket: Ticket, lane: LaneId) {
+        if ticket.message.slot().is_some() {
+            self.give_up(ticket, lane);
+        } else {
+            self.done(ticket, lane);
+        }
+    }
+
+    /// The store cannot give a message back: nobody can get it.
+    pub(super) fn give_up_unreadable(&mut self, message: MessageRef, error: &StoreError) {
+        tracing::error!(%error, "a waiting message cannot be read back; it is kept aside as a dead letter");
+        self.kill_whole(message, DeadReason::Unreadable);
+    }
+
+    /// Makes a dead letter of a message, for all groups that it is still owed to.
+    pub(super) fn kill_whole(&mut self, message: MessageRef, reason: DeadReason) {
+        let Some(slot) = message.slot() else { return };
+        let mut groups = self.dead_groups.remove(&message).unwrap_or_default();
+        groups.extend(self.owed_groups(message));
+        self.for_store.kill.push(Kill { slot, reason, groups });
+        self.forget(message);
+    }
+
+    fn owed_groups(&self, message: MessageRef) -> Vec<Bytes> {
+        let Some(entry) = self.table.get(message) else { return Vec::new() };
+        let Some(route) = self.routes.get(entry.route) else { return Vec::new() };
+        let lanes =
+            entry.owed.iter().filter_map(|position| route.members.get(position)).map(|member| member.lane);
+        lanes.map(|lane| self.groups.name(self.lanes.get(lane).group).clone()).collect()
+    }
+
+    /// No group is owed the message any more.
+    pub(super) fn finish(&mut self, message: MessageRef) {
+        let unix_seconds = self.around.clock.unix_seconds();
+        let Some(entry) = self.table.get(message) else { return };
+        if entry.marks.has(Marks::LOADING) {
+            // The store is reading it; it is finished when that comes back.
+            return;
+        }
+        let Some(slot) = message.slot() else {
+            self.transient_finished(message);
+            return;
+        };
+        if entry.marks.has(Marks::HAS_DEAD_GROUPS) {
+            let reason =
+                if entry.is_expired(unix_seconds) { DeadReason::Expired } else { DeadReason::DeliverLimit };
+            let groups = self.dead_groups.remove(&message).unwrap_or_default();
+            self.for_store.kill.push(Kill { slot, reason, groups });
+        } else {
+            self.for_store.settle.push(slot);
+        }
+        self.forget(message);
+    }
+
+    /// Removes a message from every table; the store is told by the caller.
+    pub(super) fn forget(&mut self, message: MessageRef) {
+        let Some(entry) = self.table.get_mut(message) else { return };
+        self.bodies.remove(&mut entry.cached);
+        if let Some(route) = self.routes.get_mut(entry.route) {
+            route.live = route.live.saturating_sub(1);
+        }
+        self.table.remove(message);
+        if !self.recovered.is_empty() {
+            self.recovered.remove(&message);
+        }
+    }
+
+    /// Notes in the store how far a message is: who has it, and how often `failed` has failed it.
+    pub(super) fn note(&mut self, message: MessageRef, failed: Option<(LaneId, u16)>) {
+        let Some(slot) = message.slot() else { return };
+        let Some(entry) = self.table.get(message).filter(|entry| entry.phase == Phase::Owed) else { return };
+        let Some(route) = self.routes.get(entry.route) else { return };
+        let mut states = Vec::new();
+        for (position, member) in route.members.iter().enumerate() {
+            let done = !entry.owed.contains(position);
+            let attempts = failed
+                .filter(|(lane, _)| *lane == member.lane)
+                .map_or(0, |(_, attempts)| u32::from(attempts));
+            if done || attempts > 0 {
+                let group = self.groups.name(self.lanes.get(member.lane).group).clone();
+                states.push(GroupState { group, attempts, done });
+            }
+        }
+        if !states.is_empty() {
+            self.for_store.note.push((slot, states));
+        }
+    }
+
+    /// Messages do not wait for a group whose binding is not persistent while none of its members is connected.
+    pub(super) fn drop_non_persistent(&mut self, group: GroupId) {
+        for lane in self.groups.get(group).lanes.clone() {
+            let waiting = std::mem::take(&mut self.lanes.get_mut(lane).ready);
+            let mut kept = std::collections::VecDeque::with_capacity(waiting.len().min(1024));
+            for ready in waiting {
+                let ticket = ready.ticket();
+                let can_wait =
+                    self.table.find(ticket).and_then(|entry| self.routes.get(entry.route)).is_some_and(
+                        |route| {
+                            let member = route.position_of(lane).map(|position| route.members[position]);
+                            member.is_some_and(|member| member.persistent) && ticket.message.slot().is_some()
+                        },
+                    );
+                if can_wait {
+                    kept.push_back(ready);
+                } else {
+                    self.done(ticket, lane);
+                }
+            }
+            self.lanes.get_mut(lane).ready = kept;
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! What waits to be written to one connection.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use bytes::{Bytes, BytesMut};
+use kiteq_protocol::{MessageKind, Payload};
+use tokio::sync::Notify;
+
+/// A message on its way to a consumer; its frame header is written when it is sent.
+#[derive(Debug)]
+pub(crate) struct Delivery {
+    pub(crate) opaque: u32,
+    pub(crate) kind: MessageKind,
+    pub(crate) payload: Payload,
+}
+
+#[derive(Debug)]
+pub(crate) enum Outgoing {
+    /// Whole frames.
+    Encoded(Bytes),
+    Deliveries(Vec<Delivery>),
+}
+
+/// Filled by the session, the store and the dispatcher; emptied by the session's writer.
+///
+/// Deliveries are bounded by the connection's window, replies by the session: above a limit it stops reading requests.
+#[derive(Debug)]
+pub(crate) struct Outbound {
+    queue: Mutex<Queue>,
+    ready: Notify,
+    drained: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    items: Vec<Outgoing>,
+    /// Bytes of replies that have not been written yet.
+    reply_bytes: usize,
+    /// Nothing more is accepted; what is there is written before the connection is closed.
+    closing: bool,
+}
+
+impl Outbound {
+    pub(crate) fn new() -> Self {
+        Self { queue: Mutex::new(Queue::default()), ready: Notify::new(), drained: Notify::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, item: Outgoing) {
+        {
+            let mut queue = self.lock();
+            if queue.closing {
+                return;
+            }
+            if let Outgoing::Encoded(bytes) = &item {
+                queue.reply_bytes += bytes.len();
+            }
+            queue.items.push(item);
+        }
+        self.ready.notify_one();
+    }
+
+    /// Queues whole frames and leaves `frames` empty.
+    pub(crate) fn push_frames(&self, frames: &mut BytesMut) {
+        if !frames.is_empty() {
+            self.push(Outgoing::Encoded(frames.split().freeze()));
+        }
+    }
+
+    pub(crate) fn push_deliveries(&self, deliveries: Vec<Delivery>) {
+        self.push(Outgoing::Deliveries(deliveries));
+    }
+
+    /// Accepts nothing more; the writer ends when it has written what is there.
+    pub(crate) fn close(&self) {
+        self.lock().closing = true;
+        self.ready.notify_one();
+        self.drained.notify_waiters();
+    }
+
+    /// Waits for something to write and swaps it with `taken`, which must be empty; `false` at the end. `written` is how
+    /// many bytes of replies were written since the last call.
+    pub(crate) async fn take(&self, taken: &mut Vec<Outgoing>, written: usize) -> bool {
+        if written > 0 {
+            self.lock().reply_bytes -= written;
+            self.drained.notify_waiters();
+        }
+        loop {
+            {
+                let mut queue = self.lock();
+                if !queue.items.is_empty() {
+                    std::mem::swap(&mut queue.items, taken);
+                    return true;
+                }
+                if queue.closing {
+                    return false;
+                }
+            }
+            self.ready.notified().await;
+        }
+    }
+
+    /// Waits until fewer than `limit` bytes of replies are queued.
+    pub(crate) async fn room_for_replies(&self, limit: usize) {
+        loop {
+            let drained = self.drained.notified();
+            tokio::pin!(drained);
+            // Registered before the check, so that a notification in between is not missed.
+            drained.as_mut().enable();
+            {
+                let queue = self.lock();
+                if queue.reply_bytes < limit || queue.closing {
+                    return;
+                }
+            }
+            drained.await;
+        }
+    }
+}
