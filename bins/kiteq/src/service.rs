@@ -4,13 +4,16 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, bail};
+use kiteq_broker::{Broker, StopReport};
 use kiteq_registry::{EmbeddedRegistry, Registry};
-use kiteq_telemetry::{HttpServer, Routes, Shutdown, health, signal};
+use kiteq_store::SharedStore;
+use kiteq_telemetry::{HttpServer, Outcome, Shutdown, metrics, signal};
+use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
 use crate::settings::{EMBEDDED_REGISTRY, Settings};
-use crate::web;
+use crate::web::{self, Serving, State};
 
 /// How long tasks have to end once everything was told to.
 const TASKS_DEADLINE: Duration = Duration::from_secs(5);
@@ -23,25 +26,73 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     let shutdown = Shutdown::new();
     signal::stop_on_signals(&shutdown).context("SIGTERM and SIGINT cannot be handled")?;
     let (registry, embedded) = open_registry(&settings).await?;
-    tracing::info!("registry is {}", registry.describe());
-    let routes = health::mount(Routes::new(), || Ok(()), || Err("starting".to_owned()));
-    let routes = match embedded {
-        Some(embedded) => web::mount_registry(routes, embedded),
-        None => routes,
-    };
+    let state = Arc::new(State::new());
     let stop_http = CancellationToken::new();
-    let http = HttpServer::bind(settings.http_address(), routes, stop_http.clone()).await?;
+    let routes = web::routes(&state, embedded);
+    let http =
+        HttpServer::bind(settings.http_address(), routes, stop_http.clone()).await.context("--http")?;
     tracing::info!("HTTP is on {}", http.address());
+    let started = tokio::select! {
+        started = start(settings, registry, &state, &shutdown) => started?,
+        () = shutdown.cancelled() => {
+            tracing::info!("stopped before it served");
+            return Ok(());
+        }
+    };
+    tracing::info!("ready: clients on {}, HTTP on {}", started.broker.address(), http.address());
+    state.set_serving(&started);
     shutdown.cancelled().await;
-    registry.close().await;
+    state.set_stopping(&started);
+    let report = started.broker.stop().await;
     let outcome = shutdown.finish(TASKS_DEADLINE).await;
     stop_http.cancel();
     http.stopped().await;
-    match outcome.failure {
-        Some(failure) => Err(anyhow!(failure)),
-        None if outcome.unfinished.is_empty() => Ok(()),
-        None => Err(anyhow!("some tasks did not end in time")),
+    ended(report, outcome)
+}
+
+/// Opens what the broker needs, and the broker.
+async fn start(
+    settings: Settings,
+    registry: Arc<dyn Registry>,
+    state: &State,
+    shutdown: &Shutdown,
+) -> anyhow::Result<Arc<Serving>> {
+    state.starting("the store is being opened");
+    let uri = settings.store_uri();
+    let store =
+        spawn_blocking(move || kiteq_store::open(&uri)).await.context("opening the store failed")??;
+    tracing::info!("store is {}, registry is {}", store.describe(), registry.describe());
+    state.starting("messages are being read back from the store");
+    let mut metrics = prometheus_client::registry::Registry::default();
+    metrics::register_process(&mut metrics);
+    let (of_store, of_registry) = (Arc::clone(&store), Arc::clone(&registry));
+    match Broker::start(settings.broker, of_store, of_registry, &mut metrics, shutdown).await {
+        Ok(broker) => Ok(Arc::new(Serving { broker, store, registry, metrics })),
+        Err(error) => {
+            close(store).await;
+            Err(error.into())
+        }
     }
+}
+
+/// Closes a store that nothing was published to.
+async fn close(store: SharedStore) {
+    match spawn_blocking(move || store.close()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!("closing the store: {error}"),
+        Err(error) => tracing::warn!("closing the store failed: {error}"),
+    }
+}
+
+fn ended(report: StopReport, outcome: Outcome) -> anyhow::Result<()> {
+    let unfinished =
+        outcome.unfinished.into_iter().map(|(name, count)| format!("{count} x {name} did not end"));
+    let problems: Vec<String> =
+        outcome.failure.into_iter().chain(report.problems).chain(unfinished).collect();
+    if problems.is_empty() {
+        return Ok(());
+    }
+    bail!("{}", problems.join("; "))
 }
 
 type Opened = (Arc<dyn Registry>, Option<Arc<EmbeddedRegistry>>);

@@ -286,7 +286,7 @@ impl Broker {
 
     /// Stops in good order: withdraws from the registry, serves on until clients have moved away, refuses publishes, waits
     /// for deliveries that are out, notes how far every message is, and closes the store. Bounded in time.
-    pub async fn stop(self) -> StopReport {
+    pub async fn stop(&self) -> StopReport {
         let mut problems = Vec::new();
         let config = &self.shared.config;
         match tokio::time::timeout(WITHDRAW_MAX, self.registry.unregister_broker()).await {

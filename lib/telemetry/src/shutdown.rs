@@ -137,13 +137,14 @@ impl Shutdown {
     /// # Cancel safety
     /// Cancel safe; it may be called again.
     pub async fn finish(&self, deadline: Duration) -> Outcome {
-        self.trigger("the service is done");
+        self.state().triggered = true;
+        self.inner.token.cancel();
         let begun = Instant::now();
         let in_time = tokio::time::timeout(deadline, self.all_ended()).await.is_ok();
         let unfinished = if in_time { Vec::new() } else { self.running() };
         let outcome = Outcome { failure: self.state().failure.clone(), unfinished };
         if outcome.unfinished.is_empty() {
-            tracing::info!(took = ?begun.elapsed(), "all tasks have ended");
+            tracing::debug!(took = ?begun.elapsed(), "all tasks have ended");
         } else {
             tracing::error!(?deadline, "still running at the deadline: {}", list(&outcome.unfinished));
         }

@@ -377,11 +377,25 @@ pub(crate) static SETTINGS: &[Setting] = &[
         file: FileKey::Cluster("bodyMax", &[]),
         heading: LIMITS,
         value_name: "SIZE",
-        help: "Largest message body. The Go client knows no more than 2MiB, the Java client receives 32KiB",
+        help: "Largest message body. The Go client takes no more than 2MiB",
         kind: Kind::Size {
             range: 1 << 10..=64 << 20,
             set: |settings, bytes| settings.broker.body_bytes_max = to_usize(bytes),
             get: |settings| settings.broker.body_bytes_max as u64,
+        },
+    },
+    Setting {
+        flag: "length-prefixed-frame-max",
+        aliases: &[],
+        file: FileKey::Cluster("lengthPrefixedFrameMax", &[]),
+        heading: LIMITS,
+        value_name: "SIZE",
+        help: "Largest frame for clients with length-prefixed frames, such as the Java client, which breaks its \
+               connection over a larger one than 32KiB; such a delivery counts as failed instead",
+        kind: Kind::Size {
+            range: 1 << 10..=128 << 20,
+            set: |settings, bytes| settings.broker.length_prefixed_frame_bytes_max = to_usize(bytes),
+            get: |settings| settings.broker.length_prefixed_frame_bytes_max as u64,
         },
     },
     Setting {

@@ -1,12 +1,11 @@
-//! What the HTTP port serves.
+//! The registry that this broker keeps itself.
 
 use std::sync::Arc;
 
 use kiteq_registry::EmbeddedRegistry;
 use kiteq_telemetry::{Request, Response, Routes};
 
-/// Serves a registry that this broker keeps itself.
-pub(crate) fn mount_registry(routes: Routes, registry: Arc<EmbeddedRegistry>) -> Routes {
+pub(super) fn mount(routes: Routes, registry: Arc<EmbeddedRegistry>) -> Routes {
     routes.prefix("/registry/", move |request| {
         let registry = Arc::clone(&registry);
         async move {

@@ -1,0 +1,83 @@
+//! `/stat`: how the broker is, for people and small scripts. Dashboards use /metrics.
+
+use std::sync::Arc;
+
+use kiteq_telemetry::Routes;
+use serde::Serialize;
+
+use super::{Serving, State, json, starting};
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Stat {
+    version: &'static str,
+    uptime_seconds: u64,
+    /// `yes`, or why not.
+    ready: String,
+    address: String,
+    advertised: String,
+    registry: String,
+    store: Store,
+    groups: Vec<Group>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Store {
+    uri: String,
+    messages: u64,
+    dead_letters: u64,
+    payload_bytes: u64,
+    disk_bytes: u64,
+}
+
+/// How one group stands with one topic.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Group {
+    topic: String,
+    group: String,
+    backlog: usize,
+    in_flight: usize,
+    delayed: usize,
+    connections: usize,
+}
+
+pub(super) fn mount(routes: Routes, state: &Arc<State>) -> Routes {
+    let state = Arc::clone(state);
+    routes.get("/stat", move |_| {
+        let answer = match state.serving() {
+            Ok(serving) => json(200, &stat(&state, &serving)),
+            Err(reason) => starting(&reason),
+        };
+        std::future::ready(answer)
+    })
+}
+
+fn stat(state: &State, serving: &Serving) -> Stat {
+    let held = serving.broker.store_stats();
+    let groups = serving.broker.lanes().into_iter().map(|lane| Group {
+        topic: lane.topic,
+        group: lane.group,
+        backlog: lane.backlog,
+        in_flight: lane.in_flight,
+        delayed: lane.delayed,
+        connections: lane.connections,
+    });
+    Stat {
+        version: env!("CARGO_PKG_VERSION"),
+        uptime_seconds: state.started.elapsed().as_secs(),
+        ready: state.ready().err().unwrap_or_else(|| "yes".to_owned()),
+        address: serving.broker.address().to_string(),
+        advertised: serving.broker.advertised().to_owned(),
+        registry: serving.registry.describe(),
+        store: Store {
+            uri: serving.store.describe(),
+            messages: held.messages,
+            dead_letters: held.dead_letters,
+            payload_bytes: held.payload_bytes,
+            disk_bytes: held.disk_bytes,
+        },
+        groups: groups.collect(),
+    }
+}
