@@ -79,14 +79,20 @@ impl PublishBatch {
             }
             Err(error) => return Err(error),
         };
-        if let Err((reason, feedback)) = self.check(shared, &message) {
+        let checked = self.check(shared, &message);
+        self.normalize(&mut message, shared.config.message_lifetime.as_secs() as i64)?;
+        let payload_bytes = message.payload.len();
+        // Normalizing changes the size, and what is delivered is what gives its bytes back: so they are taken after it.
+        let admitted = checked.and_then(|()| match message.fly {
+            true if !shared.transient_budget.try_take(payload_bytes) => Err(overflow(shared)),
+            _ => Ok(()),
+        });
+        if let Err((reason, feedback)) = admitted {
             shared.metrics.publish_refused(reason);
             let id = message.id.to_text();
             reply::put_store_ack(&mut self.replies, dialect, opaque, &id, false, &feedback);
             return Ok(());
         }
-        self.normalize(&mut message, shared.config.message_lifetime.as_secs() as i64)?;
-        let payload_bytes = message.payload.len();
         if message.fly {
             shared.metrics.publishes_flown.inc();
             reply::put_store_ack(
@@ -132,17 +138,11 @@ impl PublishBatch {
         if shared.is_leaving.load(std::sync::atomic::Ordering::Relaxed) {
             return Err(("leaving", format!("Broker {} is stopping, send to another one", shared.address)));
         }
-        let overflow = || Err(("overflow", format!("Store Result KiteQ OverFlow [{}]", shared.address)));
         if shared.take_receive_permits(1) == 0 {
-            return overflow();
+            return Err(overflow(shared));
         }
-        if message.fly {
-            if !message.committed {
-                return Err(("fly_uncommitted", "FLY MUST BE COMMITTED !".to_owned()));
-            }
-            if !shared.transient_budget.try_take(message.payload.len()) {
-                return overflow();
-            }
+        if message.fly && !message.committed {
+            return Err(("fly_uncommitted", "FLY MUST BE COMMITTED !".to_owned()));
         }
         Ok(())
     }
@@ -189,7 +189,6 @@ impl PublishBatch {
         let messages = std::mem::take(&mut self.messages);
         let opaques = std::mem::take(&mut self.opaques);
         let (shared_by_done, outbound, received) = (shared.clone(), outbound.clone(), Instant::now());
-        outbound.owe_frames();
         shared.store.append(
             messages,
             Box::new(move |outcomes| {
@@ -229,11 +228,16 @@ fn answer(
             AppendOutcome::Refused(_) => shared.metrics.publish_refused("store"),
         }
     }
-    outbound.push_owed(acks.freeze());
+    outbound.push_frames(&mut acks);
     shared.metrics.publishes_stored.inc_by(stored.len() as u64);
     if !stored.is_empty() {
         shared.inbox.push(Event::Stored { messages: stored, budget });
     }
+}
+
+/// The word for the metrics and the text for the client when more comes than the broker takes.
+fn overflow(shared: &Shared) -> (&'static str, String) {
+    ("overflow", format!("Store Result KiteQ OverFlow [{}]", shared.address))
 }
 
 /// What a publisher is told when its message is stored.
