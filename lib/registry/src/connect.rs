@@ -1,37 +1,64 @@
 //! Registry URIs.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::Registry;
 use crate::error::RegistryError;
+use crate::file::FileRegistry;
 use crate::fixed::FixedRegistry;
 use crate::http::HttpRegistry;
+use crate::zk::ZkRegistry;
 
 /// Hosts that one URI may list.
 const HOSTS_MAX: usize = 64;
+const ZK_PORT: u16 = 2181;
 
-/// Opens the registry that `uri` names: `http://host:port[,host:port]` (brokers that keep their own),
-/// `static://host:port[,host:port]` (a fixed list of brokers).
+/// The forms of URI, for errors.
+const FORMS: &str = "http://host:port[,host:port], file://path[?env=name], zk://host:port[,host:port], static://host:port[,host:port]";
+
+/// Opens the registry that `uri` names: `http://host:port[,host:port]` (brokers that keep their own), `file://path[?env=name]`
+/// (a YAML file), `zk://host:port[,host:port]` (ZooKeeper), `static://host:port[,host:port]` (a fixed list of brokers).
 ///
 /// Servers need not be reachable yet: watches stay `None` until they are.
 ///
 /// # Errors
-/// When the URI is not one of these.
+/// When the URI is not one of these, or names a file that cannot be read or is not what it must be.
 pub async fn connect(uri: &str) -> Result<Arc<dyn Registry>, RegistryError> {
     let wrong = |reason: &str| RegistryError::Uri { uri: uri.to_owned(), reason: reason.to_owned() };
     let Some((scheme, rest)) = uri.split_once("://") else {
-        return Err(wrong("no scheme; expected http://, static://"));
+        return Err(wrong(&format!("no scheme; expected {FORMS}")));
     };
     match scheme {
         "http" => Ok(HttpRegistry::start(&hosts(uri, rest, None)?)),
+        "file" => {
+            let (path, env) = file(uri, rest)?;
+            Ok(FileRegistry::open(&path, env).await?)
+        }
+        "zk" => Ok(ZkRegistry::start(&hosts(uri, rest, Some(ZK_PORT))?, ZkRegistry::SESSION_TIMEOUT)),
         "static" => Ok(Arc::new(FixedRegistry::new(&hosts(uri, rest, None)?))),
         "embedded" => {
             Err(wrong("only a broker opens it, in its own data directory; clients say http://host:port"))
         }
         "https" => Err(wrong("TLS is not spoken; expected http://host:port, the HTTP port of a broker")),
-        "etcd" => Err(wrong("etcd is not in this version yet; expected http://, static://")),
-        _ => Err(wrong("unknown scheme; expected http://, static://")),
+        "etcd" => Err(wrong(&format!("etcd is not in this version yet; expected {FORMS}"))),
+        _ => Err(wrong(&format!("unknown scheme; expected {FORMS}"))),
     }
+}
+
+/// The path and the environment of a `file://` URI.
+fn file(uri: &str, rest: &str) -> Result<(PathBuf, Option<String>), RegistryError> {
+    let wrong = |reason: String| RegistryError::Uri { uri: uri.to_owned(), reason };
+    let (path, query) = rest.split_once('?').map_or((rest, None), |(path, query)| (path, Some(query)));
+    if path.is_empty() {
+        return Err(wrong("no path; expected file://path[?env=name]".to_owned()));
+    }
+    let env = match query.map(|query| query.split_once('=')) {
+        None => None,
+        Some(Some(("env", env))) if !env.is_empty() && !env.contains('&') => Some(env.to_owned()),
+        Some(_) => return Err(wrong(format!("unknown query {query:?}; expected ?env=name"))),
+    };
+    Ok((PathBuf::from(path), env))
 }
 
 /// The `host:port` list of a URI. `default_port` is for hosts that name none.
@@ -96,6 +123,9 @@ mod tests {
             ("embedded://", "http://host:port"),
             ("https://a:1", "TLS"),
             ("static://a", "\"a\" is not host:port"),
+            ("file://", "no path"),
+            ("file://registry.yaml?envi=dev", "?env=name"),
+            ("zk://localhost:0", "is not host:port"),
         ] {
             let error = connect(uri).await.err().map(|error| error.to_string()).unwrap_or_default();
             assert!(error.contains(part) && error.contains(uri), "{uri}: {error}");

@@ -8,12 +8,15 @@ mod binding;
 mod connect;
 mod embedded;
 mod error;
+mod file;
 mod fixed;
 mod http;
 mod http_api;
+mod outbox;
 mod publication;
 mod retry;
 mod topics;
+mod zk;
 
 use std::sync::Arc;
 
@@ -24,10 +27,12 @@ pub use binding::{BindType, Binding, MESSAGE_TYPE_BYTES_MAX, NAME_BYTES_MAX, che
 pub use connect::connect;
 pub use embedded::{EmbeddedRegistry, HttpReply};
 pub use error::RegistryError;
+pub use file::FileRegistry;
 pub use fixed::FixedRegistry;
 pub use http::HttpRegistry;
 pub use publication::BINDINGS_PER_GROUP_MAX;
 pub use topics::TOPICS_WATCHED_MAX;
+pub use zk::ZkRegistry;
 
 /// The bindings of one topic; `None` until they have been read for the first time.
 pub type BindingsWatch = watch::Receiver<Option<Arc<[Binding]>>>;

@@ -79,6 +79,11 @@ impl<T: PartialEq> TopicTable<T> {
         }
     }
 
+    /// Whether `topic` is in the table still.
+    pub(crate) fn contains(&self, topic: &str) -> bool {
+        self.lock().topics.contains_key(topic)
+    }
+
     /// The watched topics.
     pub(crate) fn names(&self) -> Vec<String> {
         self.lock().topics.keys().cloned().collect()

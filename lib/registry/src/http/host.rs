@@ -9,11 +9,12 @@ use tokio::time::{Instant, sleep};
 
 use super::Shared;
 use super::exchange::exchange;
-use super::outbox::{Item, Key, Outbox};
+
 use crate::binding::Binding;
 use crate::connect::with_port;
 use crate::error::RegistryError;
 use crate::http_api::{BINDINGS_PATH, PRODUCERS_PATH, PublishReply, WATCH_PATH, WatchReply, WatchRequest};
+use crate::outbox::{Item, Key, Outbox};
 use crate::retry::Backoff;
 
 /// How long a host is asked to hold back an answer that says nothing new.
@@ -69,7 +70,7 @@ impl Host {
         self.known().as_ref()?.bindings.get(topic).cloned()
     }
 
-    /// Sends every item that this host has not accepted yet. An item that it refuses is forgotten.
+    /// Sends every item that this host has not accepted yet. An item that it refuses is set aside.
     pub(super) async fn send_pending(&self, outbox: &Outbox) -> Result<(), RegistryError> {
         let mut sent = self.sent.lock().await;
         for (key, generation, item) in outbox.items() {
@@ -85,11 +86,10 @@ impl Host {
                     sent.is_by(&reply.registry);
                     sent.generations.insert(key, generation);
                 }
+                Err(error) if error.is_retryable() => return Err(error),
                 Err(error) => {
-                    if !error.is_retryable() {
-                        outbox.drop_refused(&key, generation);
-                    }
-                    return Err(error);
+                    tracing::warn!(host = self.address, %error, "publication refused");
+                    outbox.refuse(key, generation, error);
                 }
             }
         }

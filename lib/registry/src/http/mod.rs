@@ -5,7 +5,6 @@
 
 mod exchange;
 mod host;
-mod outbox;
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,11 +15,11 @@ use tokio::task::JoinSet;
 
 use crate::binding::{Binding, check_name};
 use crate::error::RegistryError;
+use crate::outbox::{Key, Outbox};
 use crate::publication::{by_topic, check_topics, local_host};
 use crate::topics::TopicTable;
 use crate::{BindingsWatch, BrokerRecord, BrokersWatch, Registry};
 use host::Host;
-use outbox::Outbox;
 
 /// A client of the registries that brokers keep.
 #[derive(Debug)]
@@ -61,28 +60,21 @@ impl Shared {
         }
     }
 
-    /// Sends what is new to every host. Done when one of them has it, unless another one refuses: a host that cannot
-    /// be reached gets it later.
-    async fn send(&self) -> Result<(), RegistryError> {
-        let mut failure = None;
-        let mut accepted = false;
-        for outcome in join_all(self.hosts.iter().map(|host| host.send_pending(&self.outbox))).await {
-            match outcome {
-                Ok(()) => accepted = true,
-                Err(error) if !error.is_retryable() => return Err(error),
-                Err(error) => failure = Some(error),
-            }
+    /// Sends what is new to every host. Done when one of them has it: a host that cannot be reached gets it later.
+    async fn send(&self, item: &(Key, u64)) -> Result<(), RegistryError> {
+        let outcomes = join_all(self.hosts.iter().map(|host| host.send_pending(&self.outbox))).await;
+        self.outbox.check(item)?;
+        if outcomes.iter().any(Result::is_ok) {
+            return Ok(());
         }
-        match failure {
-            Some(error) if !accepted => Err(error),
-            _ => Ok(()),
-        }
+        outcomes.into_iter().find_map(Result::err).map_or(Ok(()), Err)
     }
 }
 
 impl HttpRegistry {
     /// Starts to follow `hosts` (`host:port`), which need not be reachable yet. Needs a running tokio runtime.
-    pub(crate) fn start(hosts: &[String]) -> Arc<Self> {
+    #[must_use]
+    pub fn start(hosts: &[String]) -> Arc<Self> {
         let shared = Arc::new(Shared {
             hosts: hosts.iter().map(|address| Host::new(address)).collect(),
             brokers: TopicTable::new(),
@@ -128,16 +120,16 @@ impl Registry for HttpRegistry {
 
     async fn publish_bindings(&self, group: &str, bindings: &[Binding]) -> Result<(), RegistryError> {
         let topics = by_topic(&self.describe(), group, bindings)?;
-        self.shared.outbox.put_bindings(group, topics)?;
-        self.shared.send().await
+        let item = self.shared.outbox.put_bindings(group, topics)?;
+        self.shared.send(&item).await
     }
 
     async fn register_producer(&self, group: &str, topics: &[String]) -> Result<(), RegistryError> {
         let place = self.describe();
         check_topics(&place, topics)?;
         check_name("group", group).map_err(|reason| RegistryError::Refused { place, reason })?;
-        self.shared.outbox.put_producer(group, &local_host(), topics)?;
-        self.shared.send().await
+        let item = self.shared.outbox.put_producer(group, &local_host(), topics)?;
+        self.shared.send(&item).await
     }
 
     async fn close(&self) {

@@ -1,8 +1,10 @@
 //! What the registry tests share: bounded waits, and real servers that are stopped at the end.
 
-#![allow(dead_code, reason = "each test file uses its part")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
+pub mod backend;
 pub mod http_server;
+pub mod zookeeper;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,9 +24,10 @@ pub async fn until<T>(
 where
     T: std::fmt::Debug,
 {
-    let seen = timeout(PATIENCE, watch.wait_for(|value| value.as_deref().is_some_and(&expected))).await;
+    let is_seen = |value: &Option<Arc<[T]>>| value.as_deref().is_some_and(&expected);
+    let seen = timeout(PATIENCE, watch.wait_for(is_seen)).await.map(|seen| seen.map(|value| value.clone()));
     match seen {
-        Ok(Ok(value)) => value.clone().unwrap(),
+        Ok(Ok(value)) => value.unwrap(),
         Ok(Err(_)) => panic!("{what}: the watch ended"),
         Err(_) => panic!("{what}: not seen in time; last known is {:?}", watch.borrow()),
     }

@@ -1,4 +1,4 @@
-//! What a client has published: every host is to have it.
+//! What a client has published: the registry is to have it, now or when it can be reached.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -15,20 +15,20 @@ const GROUPS_MAX: usize = 1_000;
 
 /// Names one item: a newer one of the same key replaces it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) enum Key {
+pub(crate) enum Key {
     Bindings(String),
     Producer(String),
 }
 
 /// What is sent for a key.
 #[derive(Debug, Clone)]
-pub(super) enum Item {
+pub(crate) enum Item {
     Bindings(PublishRequest),
     Producer(ProducerRequest),
 }
 
 #[derive(Debug)]
-pub(super) struct Outbox {
+pub(crate) struct Outbox {
     state: Mutex<State>,
     changes: watch::Sender<u64>,
 }
@@ -37,10 +37,12 @@ pub(super) struct Outbox {
 struct State {
     generation: u64,
     items: BTreeMap<Key, (u64, Item)>,
+    /// Why the last item of a key was refused, until there is another one.
+    refused: BTreeMap<Key, (u64, RegistryError)>,
 }
 
 impl Outbox {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { state: Mutex::default(), changes: watch::Sender::new(0) }
     }
 
@@ -49,12 +51,12 @@ impl Outbox {
     }
 
     /// Changes when an item is put.
-    pub(super) fn changes(&self) -> watch::Receiver<u64> {
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
     }
 
     /// All items, each with a number that grows when it is replaced.
-    pub(super) fn items(&self) -> Vec<(Key, u64, Item)> {
+    pub(crate) fn items(&self) -> Vec<(Key, u64, Item)> {
         self.lock()
             .items
             .iter()
@@ -62,20 +64,30 @@ impl Outbox {
             .collect()
     }
 
-    /// Forgets an item that no host will take, unless it has been replaced.
-    pub(super) fn drop_refused(&self, key: &Key, generation: u64) {
+    /// Sets aside an item that was refused, unless it has been replaced.
+    pub(crate) fn refuse(&self, key: Key, generation: u64, error: RegistryError) {
         let mut state = self.lock();
-        if state.items.get(key).is_some_and(|(current, _)| *current == generation) {
-            state.items.remove(key);
+        if state.items.get(&key).is_some_and(|(current, _)| *current == generation) {
+            state.items.remove(&key);
+            state.refused.insert(key, (generation, error));
+        }
+    }
+
+    /// Whether an item was refused, by whoever has sent it.
+    pub(crate) fn check(&self, sent: &(Key, u64)) -> Result<(), RegistryError> {
+        let (key, generation) = sent;
+        match self.lock().refused.get(key) {
+            Some((refused, error)) if refused == generation => Err(error.clone()),
+            _ => Ok(()),
         }
     }
 
     /// Replaces what `group` has in these topics; what it has in others stays.
-    pub(super) fn put_bindings(
+    pub(crate) fn put_bindings(
         &self,
         group: &str,
         topics: BTreeMap<String, Vec<Binding>>,
-    ) -> Result<(), RegistryError> {
+    ) -> Result<(Key, u64), RegistryError> {
         self.put(Key::Bindings(group.to_owned()), |known| {
             let mut bindings = match known {
                 Some(Item::Bindings(request)) => request.bindings,
@@ -88,12 +100,12 @@ impl Outbox {
     }
 
     /// Adds topics to those that `group` publishes to.
-    pub(super) fn put_producer(
+    pub(crate) fn put_producer(
         &self,
         group: &str,
         host: &str,
         topics: &[String],
-    ) -> Result<(), RegistryError> {
+    ) -> Result<(Key, u64), RegistryError> {
         self.put(Key::Producer(group.to_owned()), |known| {
             let mut all = match known {
                 Some(Item::Producer(request)) => request.topics,
@@ -106,9 +118,10 @@ impl Outbox {
         })
     }
 
-    fn put(&self, key: Key, make: impl FnOnce(Option<Item>) -> Item) -> Result<(), RegistryError> {
+    fn put(&self, key: Key, make: impl FnOnce(Option<Item>) -> Item) -> Result<(Key, u64), RegistryError> {
         let mut state = self.lock();
-        if state.items.len() >= GROUPS_MAX && !state.items.contains_key(&key) {
+        state.refused.remove(&key);
+        if state.items.len() + state.refused.len() >= GROUPS_MAX && !state.items.contains_key(&key) {
             return Err(RegistryError::Refused {
                 place: "this client".to_owned(),
                 reason: format!("it publishes for {GROUPS_MAX} groups already"),
@@ -117,10 +130,10 @@ impl Outbox {
         state.generation += 1;
         let generation = state.generation;
         let known = state.items.remove(&key).map(|(_, item)| item);
-        state.items.insert(key, (generation, make(known)));
+        state.items.insert(key.clone(), (generation, make(known)));
         drop(state);
         self.changes.send_replace(generation);
-        Ok(())
+        Ok((key, generation))
     }
 }
 
@@ -143,9 +156,15 @@ mod tests {
             request.bindings.iter().map(|binding| binding.message_type.as_str()).collect();
         types.sort_unstable();
         assert_eq!(types, ["kept", "new"]);
-        outbox.drop_refused(key, 2);
-        assert_eq!(outbox.items().len(), 1);
-        outbox.drop_refused(key, 3);
+        let refusal = RegistryError::Refused { place: "there".to_owned(), reason: "no".to_owned() };
+        outbox.refuse(key.clone(), 2, refusal.clone());
+        assert_eq!(outbox.items().len(), 1, "an older one was refused, not this one");
+        let sent = (key.clone(), 3);
+        assert!(outbox.check(&sent).is_ok());
+        outbox.refuse(key.clone(), 3, refusal);
         assert!(outbox.items().is_empty());
+        assert!(outbox.check(&sent).is_err());
+        let again = outbox.put_bindings("g", topics("trade", "newer")).unwrap();
+        assert!(outbox.check(&again).is_ok());
     }
 }

@@ -1,0 +1,237 @@
+//! Follows the binding nodes of one topic.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use futures_util::stream::{self, FuturesUnordered};
+use futures_util::{FutureExt, StreamExt, TryStreamExt};
+use zookeeper_client::{Client, Error, OneshotWatcher, Stat};
+
+use super::Shared;
+use super::session::resync;
+use super::tree::{BIND_SUFFIX, Listing, ask, list, subscribers};
+use crate::binding::Binding;
+use crate::publication::BINDINGS_PER_GROUP_MAX;
+
+/// Groups of one topic that are read; further ones are logged and ignored.
+const GROUPS_MAX: usize = 10_000;
+/// Nodes that are read at a time.
+const READS_AT_ONCE: usize = 32;
+/// Largest node that is read or written: what a ZooKeeper server takes by default, less the request around it.
+pub(super) const NODE_BYTES_MAX: usize = 1_000_000;
+
+/// What is known of one binding node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Node {
+    /// The transaction and the time of its last change: the same ones mean the same data.
+    changed: (i64, i64),
+    /// Its bindings. When its data is malformed these are the last well-formed ones.
+    bindings: Vec<Binding>,
+}
+
+/// Binding nodes by name.
+pub(super) type Nodes = BTreeMap<String, Node>;
+
+/// A node's name, once it has changed.
+type Change = BoxFuture<'static, String>;
+
+/// Reads the binding nodes of `topic` and follows their changes, until it is time to read all of them afresh.
+pub(super) async fn follow(client: &Client, shared: &Arc<Shared>, topic: &str) -> Result<(), Error> {
+    let directory = subscribers(topic);
+    let mut reader = Reader {
+        client,
+        topic,
+        nodes: shared.known_nodes(topic),
+        changes: FuturesUnordered::new(),
+        watched: BTreeSet::new(),
+    };
+    let mut is_first = true;
+    let mut children_changed = futures_util::future::ready(()).boxed();
+    let mut resync = std::pin::pin!(resync());
+    loop {
+        tokio::select! {
+            () = &mut children_changed => match list(client, &directory).await? {
+                Listing::Missing(made) => return missing(shared, topic, made).await,
+                Listing::Children(names, changed) => {
+                    let mut names = binding_nodes(topic, names);
+                    reader.nodes.retain(|name, _| names.contains(name));
+                    names.retain(|name| is_first || !reader.nodes.contains_key(name));
+                    reader.read(&names).await?;
+                    children_changed = changed.changed().map(|_| ()).boxed();
+                    is_first = false;
+                }
+            },
+            Some(name) = reader.changes.next() => {
+                reader.watched.remove(&name);
+                reader.read(&[name]).await?;
+            }
+            () = &mut resync => return Ok(()),
+        }
+        shared.set_bindings(topic, &reader.nodes);
+    }
+}
+
+/// Nobody has bound anything to this topic. Waits until somebody may have.
+async fn missing(shared: &Shared, topic: &str, made: OneshotWatcher) -> Result<(), Error> {
+    shared.set_bindings(topic, &Nodes::new());
+    tokio::select! {
+        _ = made.changed() => {}
+        () = resync() => {}
+    }
+    Ok(())
+}
+
+fn binding_nodes(topic: &str, mut names: Vec<String>) -> Vec<String> {
+    names.retain(|name| name.ends_with(BIND_SUFFIX));
+    if names.len() > GROUPS_MAX {
+        tracing::warn!(
+            topic,
+            groups = names.len(),
+            limit = GROUPS_MAX,
+            "too many groups; the last ones are ignored"
+        );
+        names.sort_unstable();
+        names.truncate(GROUPS_MAX);
+    }
+    names
+}
+
+/// The binding nodes of one topic, while they are followed.
+struct Reader<'a> {
+    client: &'a Client,
+    topic: &'a str,
+    nodes: Nodes,
+    changes: FuturesUnordered<Change>,
+    /// The nodes in `changes`, each there once: one that is deleted and made again is watched as before.
+    watched: BTreeSet<String>,
+}
+
+impl Reader<'_> {
+    /// Reads nodes and watches them. One that is gone by now is left out.
+    async fn read(&mut self, names: &[String]) -> Result<(), Error> {
+        let directory = subscribers(self.topic);
+        let client = self.client;
+        let reads =
+            names.iter().cloned().map(|name| read_one(client.clone(), format!("{directory}/{name}"), name));
+        let mut reads = stream::iter(reads).buffer_unordered(READS_AT_ONCE);
+        while let Some((name, read)) = reads.try_next().await? {
+            match read {
+                Some((data, stat, watcher)) => {
+                    self.take(&name, &data, (stat.mzxid, stat.mtime));
+                    if self.watched.insert(name.clone()) {
+                        self.changes.push(watcher.changed().map(|_| name).boxed());
+                    }
+                }
+                None => {
+                    self.nodes.remove(&name);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, name: &str, data: &[u8], changed: (i64, i64)) {
+        let known = self.nodes.get(name);
+        if known.is_some_and(|node| node.changed == changed) {
+            return;
+        }
+        let last = known.map(|node| node.bindings.clone()).unwrap_or_default();
+        let bindings = parse(self.topic, name, data).unwrap_or(last);
+        self.nodes.insert(name.to_owned(), Node { changed, bindings });
+    }
+}
+
+type Read = (Vec<u8>, Stat, OneshotWatcher);
+
+async fn read_one(client: Client, path: String, name: String) -> Result<(String, Option<Read>), Error> {
+    match ask(client.get_and_watch_data(&path)).await {
+        Ok(read) => Ok((name, Some(read))),
+        Err(Error::NoNode) => Ok((name, None)),
+        Err(error) => Err(error),
+    }
+}
+
+/// The bindings in a node's data; `None` when it holds no array of them. Elements that are malformed are left out.
+fn parse(topic: &str, node: &str, data: &[u8]) -> Option<Vec<Binding>> {
+    if data.trim_ascii().is_empty() {
+        return Some(Vec::new());
+    }
+    if data.len() > NODE_BYTES_MAX {
+        tracing::warn!(
+            topic,
+            node,
+            bytes = data.len(),
+            limit = NODE_BYTES_MAX,
+            "binding node is too large; ignored"
+        );
+        return None;
+    }
+    let elements = match serde_json::from_slice::<Option<Vec<serde_json::Value>>>(data) {
+        Ok(elements) => elements.unwrap_or_default(),
+        Err(error) => {
+            tracing::warn!(topic, node, %error, "binding node is malformed and is ignored; what it said before stands");
+            return None;
+        }
+    };
+    let sound = elements.into_iter().filter_map(|element| match read_element(topic, element) {
+        Ok(binding) => Some(binding),
+        Err(reason) => {
+            tracing::warn!(
+                topic,
+                node,
+                reason,
+                "binding is malformed and is ignored; others of its node stay"
+            );
+            None
+        }
+    });
+    Some(sound.take(BINDINGS_PER_GROUP_MAX).collect())
+}
+
+fn read_element(topic: &str, element: serde_json::Value) -> Result<Binding, String> {
+    let binding: Binding = serde_json::from_value(element).map_err(|error| error.to_string())?;
+    binding.validate()?;
+    if binding.topic != topic {
+        return Err(format!("it is of topic {:?}", binding.topic));
+    }
+    Ok(binding)
+}
+
+/// The bindings of all nodes, in the order of their names.
+pub(super) fn flatten(nodes: &Nodes) -> Vec<Binding> {
+    nodes.values().flat_map(|node| node.bindings.iter().cloned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nodes_of_existing_clients_are_read() {
+        let data = br#"[{"groupId":"s-pay","topic":"trade","messageType":"pay","bindType":0,"version":"1.0.0","watermark":1000,"persistent":true}]"#;
+        assert_eq!(
+            parse("trade", "s-pay-bind", data),
+            Some(vec![Binding::direct("s-pay", "trade", "pay", 1000, true)])
+        );
+        for nothing in ["", " \n", "null", "[]"] {
+            assert_eq!(parse("trade", "s-pay-bind", nothing.as_bytes()), Some(Vec::new()), "{nothing:?}");
+        }
+    }
+
+    #[test]
+    fn a_malformed_node_is_nothing_and_a_malformed_element_costs_only_itself() {
+        for garbage in ["{", "{}", "text", "\u{0}", "[{]"] {
+            assert_eq!(parse("trade", "s-pay-bind", garbage.as_bytes()), None, "{garbage:?}");
+        }
+        let data = br#"[7, {"groupId":"s","topic":"feed","messageType":"a","bindType":2},
+            {"groupId":"s","topic":"trade","messageType":"a","bindType":9},
+            {"groupId":"","topic":"trade","messageType":"a","bindType":2},
+            {"groupId":"s","topic":"trade","messageType":"*","bindType":2}]"#;
+        assert_eq!(parse("trade", "s-bind", data), Some(vec![Binding::fanout("s", "trade", 0, false)]));
+        assert_eq!(parse("trade", "s-bind", &[b' '; 10]), Some(Vec::new()));
+        let mut large = b"[]".to_vec();
+        large.resize(NODE_BYTES_MAX + 1, b' ');
+        assert_eq!(parse("trade", "s-bind", &large), None);
+    }
+}

@@ -1,0 +1,336 @@
+//! `zk://host:port[,host:port]`: ZooKeeper, with the tree that existing brokers and clients share.
+
+mod bindings;
+mod brokers;
+mod session;
+mod tree;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::{StreamExt, TryStreamExt, stream};
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+use tokio::time::timeout;
+use zookeeper_client::{Client, Error};
+
+use crate::binding::{Binding, check_name};
+use crate::connect::with_port;
+use crate::error::RegistryError;
+use crate::outbox::{Item, Key, Outbox};
+use crate::publication::{by_topic, check_topics, local_host};
+use crate::topics::TopicTable;
+use crate::{ANY_TOPIC, BindingsWatch, BrokerRecord, BrokersWatch, Registry};
+use bindings::{NODE_BYTES_MAX, Nodes};
+
+/// Longest wait of a caller for a session.
+const SESSION_WAIT: Duration = Duration::from_secs(15);
+/// Longest time that closing takes.
+const CLOSE_WAIT: Duration = Duration::from_secs(3);
+/// Topics that are registered at a time.
+const TOPICS_AT_ONCE: usize = 16;
+
+/// A ZooKeeper registry. Sessions come and go; what is registered and watched is kept up through all of them.
+#[derive(Debug)]
+pub struct ZkRegistry {
+    shared: Arc<Shared>,
+    sessions: AbortHandle,
+}
+
+#[derive(Debug)]
+struct Shared {
+    /// `host:port[,host:port]`.
+    cluster: String,
+    session_timeout: Duration,
+    link: watch::Sender<Link>,
+    bindings: TopicTable<Binding>,
+    brokers: TopicTable<String>,
+    /// Binding nodes as last read, by topic: a node that becomes malformed keeps its bindings, in later sessions too.
+    nodes: Mutex<HashMap<String, Nodes>>,
+    /// What is to be registered.
+    broker: watch::Sender<Option<BrokerRecord>>,
+    /// What has been registered in some session. Held while that changes.
+    registered: tokio::sync::Mutex<Option<BrokerRecord>>,
+    outbox: Outbox,
+    /// What has been published. Held while that changes.
+    published: tokio::sync::Mutex<BTreeMap<Key, u64>>,
+}
+
+/// Whether there is a session.
+#[derive(Debug)]
+enum Link {
+    /// The first one has not been tried to its end.
+    Unknown,
+    /// There is one, though its connection may be away.
+    Up(Client),
+    /// There is none, for this reason.
+    Down(String),
+}
+
+impl ZkRegistry {
+    /// How long a session outlives its connection, unless the caller wants another time.
+    pub const SESSION_TIMEOUT: Duration = Duration::from_secs(6);
+
+    /// Starts to follow the servers at `hosts` (`host:port`), which need not be reachable yet. A server bounds the session
+    /// timeout that it grants. Needs a running tokio runtime.
+    #[must_use]
+    pub fn start(hosts: &[String], session_timeout: Duration) -> Arc<Self> {
+        let shared = Arc::new(Shared {
+            cluster: hosts.join(","),
+            session_timeout,
+            link: watch::Sender::new(Link::Unknown),
+            bindings: TopicTable::new(),
+            brokers: TopicTable::new(),
+            nodes: Mutex::default(),
+            broker: watch::Sender::new(None),
+            registered: tokio::sync::Mutex::default(),
+            outbox: Outbox::new(),
+            published: tokio::sync::Mutex::default(),
+        });
+        let sessions = tokio::spawn(session::run(Arc::clone(&shared))).abort_handle();
+        Arc::new(Self { shared, sessions })
+    }
+}
+
+impl Drop for ZkRegistry {
+    fn drop(&mut self) {
+        self.sessions.abort();
+    }
+}
+
+impl Shared {
+    fn place(&self) -> String {
+        format!("zk://{}", self.cluster)
+    }
+
+    fn refused(&self, reason: String) -> RegistryError {
+        RegistryError::Refused { place: self.place(), reason }
+    }
+
+    fn failed(&self, error: &Error) -> RegistryError {
+        let (place, reason) = (self.place(), error.to_string());
+        match error {
+            Error::NoAuth
+            | Error::AuthFailed
+            | Error::InvalidAcl
+            | Error::QuotaExceeded
+            | Error::BadArguments(_) => RegistryError::Refused { place, reason },
+            _ => RegistryError::Unavailable { place, reason },
+        }
+    }
+
+    /// The session, once it is known whether there is one.
+    async fn client(&self) -> Result<Client, RegistryError> {
+        let mut link = self.link.subscribe();
+        let known = timeout(SESSION_WAIT, link.wait_for(|link| !matches!(link, Link::Unknown))).await;
+        let reason = match known {
+            Ok(Ok(link)) => match &*link {
+                Link::Up(client) => return Ok(client.clone()),
+                Link::Down(reason) => reason.clone(),
+                Link::Unknown => "not connected yet".to_owned(),
+            },
+            Ok(Err(_)) => "closed".to_owned(),
+            Err(_) => "no session in time".to_owned(),
+        };
+        Err(RegistryError::Unavailable { place: self.place(), reason })
+    }
+
+    fn nodes(&self) -> MutexGuard<'_, HashMap<String, Nodes>> {
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn known_nodes(&self, topic: &str) -> Nodes {
+        self.nodes().get(topic).cloned().unwrap_or_default()
+    }
+
+    fn set_bindings(&self, topic: &str, nodes: &Nodes) {
+        self.nodes().insert(topic.to_owned(), nodes.clone());
+        self.bindings.set(topic, bindings::flatten(nodes));
+    }
+
+    /// Makes the tree agree with the broker that is to be registered, in this session.
+    async fn register_in(&self, client: &Client) -> Result<(), RegistryError> {
+        let mut registered = self.registered.lock().await;
+        let wanted = self.broker.borrow().clone();
+        if let Some(former) = registered.clone().filter(|former| Some(former) != wanted.as_ref()) {
+            let kept = wanted.as_ref().filter(|wanted| wanted.address == former.address);
+            withdraw(client, &former, kept).await.map_err(|error| self.failed(&error))?;
+            *registered = None;
+        }
+        if let Some(broker) = wanted {
+            // Noted first: what a failure leaves half registered is withdrawn too when it is no longer wanted.
+            *registered = Some(broker.clone());
+            register(client, &broker).await.map_err(|error| self.failed(&error))?;
+        }
+        Ok(())
+    }
+
+    /// Publishes what has not been published yet. What is refused is set aside.
+    async fn publish_in(&self, client: &Client) -> Result<(), RegistryError> {
+        let mut published = self.published.lock().await;
+        for (key, generation, item) in self.outbox.items() {
+            if published.get(&key) == Some(&generation) {
+                continue;
+            }
+            match publish(client, &item).await.map_err(|error| self.failed(&error)) {
+                Ok(()) => {
+                    published.insert(key, generation);
+                }
+                Err(error) if error.is_retryable() => return Err(error),
+                Err(error) => {
+                    tracing::warn!(%error, "publication refused");
+                    self.outbox.refuse(key, generation, error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Publishes an item with whatever else waits.
+    async fn send(&self, item: &(Key, u64)) -> Result<(), RegistryError> {
+        let client = self.client().await?;
+        let outcome = self.publish_in(&client).await;
+        self.outbox.check(item)?;
+        outcome
+    }
+}
+
+async fn register(client: &Client, broker: &BrokerRecord) -> Result<(), Error> {
+    let address = broker.address.as_str();
+    let topics =
+        broker.topics.iter().cloned().map(|topic| register_topic(client.clone(), topic, address.to_owned()));
+    stream::iter(topics).buffer_unordered(TOPICS_AT_ONCE).try_collect::<()>().await?;
+    tree::make_ephemeral(client, tree::ALIVE_SERVERS, address).await?;
+    tree::make(client, &format!("{}/{address}", tree::ALL_SERVERS)).await
+}
+
+async fn register_topic(client: Client, topic: String, address: String) -> Result<(), Error> {
+    tree::make(&client, &tree::publishers(&topic)).await?;
+    tree::make(&client, &tree::subscribers(&topic)).await?;
+    tree::make_ephemeral(&client, &tree::server(&topic), &address).await
+}
+
+/// Deletes the nodes of `former`, but for those that `kept` has too.
+async fn withdraw(client: &Client, former: &BrokerRecord, kept: Option<&BrokerRecord>) -> Result<(), Error> {
+    let address = former.address.as_str();
+    let mut paths = Vec::new();
+    for topic in &former.topics {
+        if kept.is_none_or(|kept| !kept.topics.contains(topic)) {
+            paths.push(format!("{}/{address}", tree::server(topic)));
+        }
+    }
+    if kept.is_none() {
+        paths.push(format!("{}/{address}", tree::ALIVE_SERVERS));
+    }
+    let deletions = paths.into_iter().map(|path| delete_node(client.clone(), path));
+    stream::iter(deletions).buffer_unordered(TOPICS_AT_ONCE).try_collect::<()>().await
+}
+
+async fn delete_node(client: Client, path: String) -> Result<(), Error> {
+    tree::delete(&client, &path).await
+}
+
+async fn publish(client: &Client, item: &Item) -> Result<(), Error> {
+    match item {
+        Item::Bindings(request) => {
+            let mut topics: BTreeMap<&str, Vec<&Binding>> = BTreeMap::new();
+            for binding in &request.bindings {
+                topics.entry(&binding.topic).or_default().push(binding);
+            }
+            for (topic, bindings) in topics {
+                let data = serde_json::to_vec(&bindings)
+                    .map_err(|error| Error::UnexpectedError(error.to_string()))?;
+                let name = format!("{}{}", request.group, tree::BIND_SUFFIX);
+                tree::write(client, &tree::subscribers(topic), &name, &data).await?;
+            }
+            Ok(())
+        }
+        Item::Producer(request) => {
+            for topic in &request.topics {
+                let path = format!("{}/{}/{}", tree::publishers(topic), request.group, request.host);
+                tree::make(client, &path).await?;
+            }
+            Ok(())
+        }
+    }
+}
+
+#[async_trait]
+impl Registry for ZkRegistry {
+    fn describe(&self) -> String {
+        self.shared.place()
+    }
+
+    async fn register_broker(&self, broker: BrokerRecord) -> Result<(), RegistryError> {
+        if broker.topics.iter().any(|topic| topic == ANY_TOPIC) {
+            return Err(self.shared.refused(
+                "ZooKeeper lists brokers topic by topic, so a broker that serves every topic cannot be listed; \
+                 name the topics, with -topics=a,b or in the cluster's configuration"
+                    .to_owned(),
+            ));
+        }
+        if !with_port(&broker.address) {
+            return Err(self.shared.refused(format!("address {:?} is not host:port", broker.address)));
+        }
+        check_topics(&self.describe(), &broker.topics)?;
+        self.shared.broker.send_replace(Some(broker));
+        let client = self.shared.client().await?;
+        let outcome = self.shared.register_in(&client).await;
+        if outcome.as_ref().is_err_and(|error| !error.is_retryable()) {
+            self.shared.broker.send_replace(None);
+        }
+        outcome
+    }
+
+    async fn unregister_broker(&self) -> Result<(), RegistryError> {
+        self.shared.broker.send_replace(None);
+        if self.shared.registered.lock().await.is_none() {
+            return Ok(());
+        }
+        let client = self.shared.client().await?;
+        self.shared.register_in(&client).await
+    }
+
+    fn watch_bindings(&self, topic: &str) -> BindingsWatch {
+        self.shared.bindings.watch(topic, || None)
+    }
+
+    fn watch_brokers(&self, topic: &str) -> BrokersWatch {
+        self.shared.brokers.watch(topic, || None)
+    }
+
+    async fn publish_bindings(&self, group: &str, bindings: &[Binding]) -> Result<(), RegistryError> {
+        let topics = by_topic(&self.describe(), group, bindings)?;
+        for (topic, bindings) in &topics {
+            let bytes = serde_json::to_vec(bindings).map_or(usize::MAX, |data| data.len());
+            if bytes > NODE_BYTES_MAX {
+                return Err(self.shared.refused(format!(
+                    "the bindings of group {group:?} in topic {topic:?} take {bytes} bytes; at most {NODE_BYTES_MAX} fit"
+                )));
+            }
+        }
+        let item = self.shared.outbox.put_bindings(group, topics)?;
+        self.shared.send(&item).await
+    }
+
+    async fn register_producer(&self, group: &str, topics: &[String]) -> Result<(), RegistryError> {
+        check_topics(&self.describe(), topics)?;
+        check_name("group", group).map_err(|reason| self.shared.refused(reason))?;
+        let item = self.shared.outbox.put_producer(group, &local_host(), topics)?;
+        self.shared.send(&item).await
+    }
+
+    async fn close(&self) {
+        match timeout(CLOSE_WAIT, self.unregister_broker()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "broker not withdrawn; its nodes go with the session"),
+            Err(_) => tracing::warn!("broker not withdrawn in time; its nodes go with the session"),
+        }
+        self.sessions.abort();
+        self.shared.link.send_replace(Link::Down("closed".to_owned()));
+        self.shared.bindings.close();
+        self.shared.brokers.close();
+    }
+}
