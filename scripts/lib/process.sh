@@ -39,10 +39,11 @@ show_logs() {
 }
 
 # start_process NAME COMMAND...: runs it in the background with its output in WORK_DIR/NAME.log. Its pid is in STARTED_PID.
+# In a session of its own, so that Ctrl-C reaches the script alone, which then stops it in order.
 start_process() {
     local name=$1
     shift
-    "$@" </dev/null >>"$WORK_DIR/$name.log" 2>&1 &
+    setsid "$@" </dev/null >>"$WORK_DIR/$name.log" 2>&1 &
     STARTED_PID=$!
     STARTED_PIDS+=("$STARTED_PID")
 }
