@@ -36,11 +36,6 @@ impl DedupeWindow {
         Self { limits, young: HashSet::new(), old: HashSet::new(), young_since: Duration::ZERO }
     }
 
-    /// How far back this remembers.
-    pub(crate) fn window(&self) -> Duration {
-        self.limits.window
-    }
-
     /// Turns the generations over when their time has come. Call it once before a batch.
     pub(crate) fn turn(&mut self, now: Duration) {
         while now.saturating_sub(self.young_since) >= self.limits.window {

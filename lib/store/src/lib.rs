@@ -14,6 +14,7 @@ mod error;
 mod held;
 mod mailbox;
 mod memory;
+mod mmap;
 mod open;
 mod store;
 mod uri;

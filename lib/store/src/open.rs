@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::error::OpenError;
 use crate::memory::{MemoryOptions, MemoryStore};
+use crate::mmap::{MmapOptions, MmapStore};
 use crate::store::SharedStore;
 use crate::uri::{StoreUri, did_you_mean};
 
@@ -13,16 +14,19 @@ const SCHEMES: [&str; 4] = ["mmap", "file", "memory", "mock"];
 ///
 /// | URI | store |
 /// |---|---|
+/// | `mmap://DIRECTORY?sync=group&segment=64MiB&maxcap=50000000` | on the local disk; `sync` is `group`, `os` or `interval:100ms` |
+/// | `file://DIRECTORY?...` | the same, as existing configurations have it: parameters of the Go broker's store are ignored |
 /// | `memory://?maxcap=2000000&maxbytes=1GiB` | in memory, gone when the process ends; refuses when full |
 /// | `mock://` | like memory, smaller, and keeps no dead letters: for trying things out |
 ///
-/// Both take `dedupeWindow=60s` and `dedupeIds=1000000`: how long, and how many, settled ids are remembered.
+/// All take `dedupeWindow=60s` and `dedupeIds=1000000`: how long, and how many, settled ids are remembered.
 ///
 /// # Errors
 /// When the URI is not one of these, has a parameter that is not known, or the backend cannot be opened.
 pub fn open(uri: &str) -> Result<SharedStore, OpenError> {
     let uri = StoreUri::parse(uri)?;
     match uri.scheme {
+        "mmap" | "file" => Ok(Arc::new(MmapStore::open(MmapOptions::read(uri)?)?)),
         "memory" => Ok(Arc::new(MemoryStore::start(MemoryOptions::memory(uri)?)?)),
         "mock" => Ok(Arc::new(MemoryStore::start(MemoryOptions::mock(uri)?)?)),
         "rocksdb" => Err(uri.error(format!(

@@ -18,6 +18,9 @@ macro_rules! conformance {
         mod memory {
             $(#[test] fn $behaviour() { super::$behaviour(super::Backend::memory()); })*
         }
+        mod mmap {
+            $(#[test] fn $behaviour() { super::$behaviour(super::Backend::mmap()); })*
+        }
         mod mock {
             $(#[test] fn $behaviour() { super::$behaviour(super::Backend::mock()); })*
         }
