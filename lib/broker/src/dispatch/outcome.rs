@@ -187,7 +187,6 @@ impl Dispatcher {
 
     /// No group is owed the message any more.
     pub(super) fn finish(&mut self, message: MessageRef) {
-        let unix_seconds = self.around.clock.unix_seconds();
         let Some(entry) = self.table.get(message) else { return };
         if entry.marks.has(Marks::LOADING) {
             // The store is reading it; it is finished when that comes back.
@@ -198,8 +197,8 @@ impl Dispatcher {
             return;
         };
         if entry.marks.has(Marks::HAS_DEAD_GROUPS) {
-            let reason =
-                if entry.is_expired(unix_seconds) { DeadReason::Expired } else { DeadReason::DeliverLimit };
+            let is_expired = entry.is_expired(self.around.clock.unix_seconds());
+            let reason = if is_expired { DeadReason::Expired } else { DeadReason::DeliverLimit };
             let groups = self.dead_groups.remove(&message).unwrap_or_default();
             self.for_store.kill.push(Kill { slot, reason, groups });
         } else {
