@@ -109,7 +109,7 @@ async fn follow(shared: Arc<Shared>, mut taken: String) {
             }
             Err(words) => {
                 if logged.as_ref() != Some(&words) {
-                    tracing::error!(error = words, "registry file is not usable; what was last read stands");
+                    tracing::error!(error = %words, "registry file is not usable; what was last read stands");
                     logged = Some(words);
                 }
             }

@@ -4,6 +4,8 @@
 
 pub mod backend;
 pub mod http_server;
+pub mod log;
+pub mod proxy;
 pub mod zookeeper;
 
 use std::sync::Arc;
