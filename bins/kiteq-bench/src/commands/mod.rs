@@ -1,0 +1,41 @@
+//! One file for each subcommand: from its arguments to a report.
+
+pub mod consume;
+pub mod e2e;
+pub mod limits;
+pub mod produce;
+
+use crate::cli::{Cli, Command, OutputArgs};
+use crate::report::Report;
+use crate::signals::Signals;
+
+/// What a run that could be made found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing is missing, or nothing was to be checked.
+    Fine,
+    /// Acked messages did not arrive.
+    Lost,
+}
+
+/// Runs what the command line asks for.
+///
+/// # Errors
+/// When the run could not be made.
+pub async fn run(cli: Cli) -> anyhow::Result<Verdict> {
+    let mut signals = Signals::listen()?;
+    match cli.command {
+        Command::Limits(args) => limits::run(args, &mut signals).await,
+        Command::Produce(args) => produce::run(args, &mut signals).await,
+        Command::Consume(args) => consume::run(args, &mut signals).await,
+        Command::E2e(args) => e2e::run(args, &mut signals).await,
+    }
+}
+
+/// Shows the report and writes it where it was asked for.
+fn publish(mut report: Report, command: &str, output: &OutputArgs) -> anyhow::Result<()> {
+    report.command = command.to_owned();
+    report.arguments = std::env::args().skip(1).collect();
+    print!("{report}");
+    output.json.as_deref().map_or(Ok(()), |path| report.write_json(path))
+}

@@ -1,0 +1,24 @@
+//! The load tool: what a KiteQ broker does under load, beside what the machine itself can do.
+//!
+//! Two engines. [`wire`] speaks the protocol with frames that are made once and patched, so that it costs far less than
+//! what it measures; it drives brokers and the bare server of [`bare`] alike. The client engine is what applications
+//! link; it survives broker restarts, which `--verify` needs.
+
+pub mod bare;
+pub mod cli;
+pub mod clock;
+pub mod commands;
+pub mod cpu;
+pub mod format;
+pub mod latency;
+pub mod ledger;
+pub mod limits;
+pub mod load;
+pub mod progress;
+pub mod report;
+pub mod schedule;
+pub mod signals;
+pub mod stamp;
+pub mod target;
+pub mod units;
+pub mod wire;
