@@ -41,7 +41,6 @@ impl Client {
     /// Starts the description of a client of `group` that finds its brokers in `registry`.
     ///
     /// The registry stays the application's: several clients can share one, and closing a client does not close it.
-    #[must_use]
     pub fn builder(registry: Arc<dyn Registry>, group: &str) -> ClientBuilder {
         ClientBuilder::new(registry, group)
     }

@@ -93,7 +93,7 @@ async fn a_full_window_makes_submit_wait() {
     let client = client_of(&registry, "p").window(2).resend_after(PATIENCE).build().await.unwrap();
     let mut connection = {
         let (first, connection) = tokio::join!(client.submit(message("0")), broker.accept());
-        let _ = first.unwrap();
+        drop(first.unwrap());
         connection
     };
     let second = client.submit(message("1")).await.unwrap();

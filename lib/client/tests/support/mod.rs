@@ -39,10 +39,12 @@ pub fn client_of(registry: &Arc<TestRegistry>, group: &str) -> ClientBuilder {
         .refused_retry(Duration::from_millis(200))
 }
 
+type BrokersSender = watch::Sender<Option<Arc<[String]>>>;
+
 /// A registry that says what the test tells it to say.
 #[derive(Default)]
 pub struct TestRegistry {
-    brokers: Mutex<HashMap<String, watch::Sender<Option<Arc<[String]>>>>>,
+    brokers: Mutex<HashMap<String, BrokersSender>>,
     pub published: Mutex<Vec<Binding>>,
     pub producers: Mutex<Vec<(String, String)>>,
     /// What to answer to the next presentations, the last one first; `Ok` when empty.
@@ -61,7 +63,7 @@ impl TestRegistry {
         self.sender(topic).send_replace(Some(addresses));
     }
 
-    fn sender(&self, topic: &str) -> watch::Sender<Option<Arc<[String]>>> {
+    fn sender(&self, topic: &str) -> BrokersSender {
         let mut brokers = self.brokers.lock().unwrap();
         brokers.entry(topic.to_owned()).or_insert_with(|| watch::channel(None).0).clone()
     }
