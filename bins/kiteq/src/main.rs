@@ -1,6 +1,7 @@
 //! `kiteq`: the broker. Flags and configuration in, the library's parts wired and run until a signal, an exit code out.
 
 mod cli;
+mod open_files;
 mod service;
 mod settings;
 mod web;
@@ -75,6 +76,7 @@ fn run(settings: Settings) -> ExitCode {
     tracing::info!("kiteq {} starts", env!("CARGO_PKG_VERSION"));
     settings.lines().iter().for_each(|line| tracing::info!("{line}"));
     settings.notes.iter().for_each(|note| tracing::warn!("{note}"));
+    open_files::raise_limit(&settings.broker);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
