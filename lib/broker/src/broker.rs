@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use kiteq_protocol::MessageId;
-use kiteq_registry::{BrokerRecord, Registry, RegistryError};
+use kiteq_registry::{ANY_TOPIC, BrokerRecord, BrokersWatch, Registry, RegistryError};
 use kiteq_store::{DeadLetter, SharedStore, StoreError, StoreStats};
 use kiteq_telemetry::{Importance, Shutdown};
 use tokio::net::{TcpListener, TcpStream};
@@ -80,7 +80,11 @@ pub struct Broker {
 enum Registration {
     Pending,
     Registered,
-    Failed(RegistryError),
+    /// Not yet; the registry goes on trying by itself, and has succeeded once it shows this broker.
+    Failed {
+        error: RegistryError,
+        shown: BrokersWatch,
+    },
 }
 
 /// How long the registry may take to withdraw a broker.
@@ -178,7 +182,8 @@ impl Broker {
             Ok(()) => Registration::Registered,
             Err(error) if error.is_retryable() => {
                 tracing::warn!(%error, "not registered yet; clients that know the address are served, and the registry is tried again");
-                Registration::Failed(error)
+                let topic = self.shared.config.topics.first().map_or(ANY_TOPIC, String::as_str);
+                Registration::Failed { error, shown: self.registry.watch_brokers(topic) }
             }
             Err(error) => return Err(error.into()),
         };
@@ -210,7 +215,12 @@ impl Broker {
         match &*self.registration.lock().unwrap_or_else(std::sync::PoisonError::into_inner) {
             Registration::Registered => Ok(()),
             Registration::Pending => Err("not registered yet".to_owned()),
-            Registration::Failed(error) => {
+            Registration::Failed { shown, .. }
+                if shown.borrow().as_ref().is_some_and(|brokers| brokers.contains(&self.advertised)) =>
+            {
+                Ok(())
+            }
+            Registration::Failed { error, .. } => {
                 Err(format!("registry: {error}; registering goes on in the background"))
             }
         }
