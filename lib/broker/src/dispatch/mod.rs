@@ -275,9 +275,10 @@ impl Dispatcher {
             self.housekeeping_at = now + HOUSEKEEPING;
             self.time_out_deliveries(now);
             self.time_out_trials(now);
-            self.ask_producers(now);
             self.drop_unbound(now);
+            // Before the questions: a message that is being read back for one is not swept.
             self.sweep_expired();
+            self.ask_producers(now);
             // Windows of connections that warm up grow without an event.
             self.unblock_all();
             self.publish_stats();

@@ -341,9 +341,9 @@ mod tests {
     fn members_keep_their_positions_when_bindings_come_and_go() {
         let mut fixture = Fixture::new();
         let (a, b) = (Binding::fanout("a", "trade", 0, true), Binding::fanout("b", "trade", 0, true));
-        fixture.bind(&[a.clone()]);
+        fixture.bind(std::slice::from_ref(&a));
         assert_eq!(fixture.matching("m"), ["a"]);
-        fixture.bind(&[b.clone()]);
+        fixture.bind(std::slice::from_ref(&b));
         assert_eq!(fixture.matching("m"), ["b"]);
         fixture.bind(&[b, a]);
         assert_eq!(fixture.matching("m"), ["a", "b"]);

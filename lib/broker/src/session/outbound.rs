@@ -36,7 +36,9 @@ struct Queue {
     items: Vec<Outgoing>,
     /// Bytes of replies that have not been written yet.
     reply_bytes: usize,
-    /// Nothing more is accepted; what is there is written before the connection is closed.
+    /// Replies that the store will make later.
+    owed: usize,
+    /// Nothing but owed replies is accepted any more; when they are written the connection is closed.
     closing: bool,
 }
 
@@ -49,10 +51,12 @@ impl Outbound {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn push(&self, item: Outgoing) {
+    fn push(&self, item: Outgoing, is_owed: bool) {
         {
             let mut queue = self.lock();
-            if queue.closing {
+            if is_owed {
+                queue.owed -= 1;
+            } else if queue.closing {
                 return;
             }
             if let Outgoing::Encoded(bytes) = &item {
@@ -63,18 +67,28 @@ impl Outbound {
         self.ready.notify_one();
     }
 
+    /// Announces frames that will be pushed by [`Outbound::push_owed`], also when the connection is closing by then.
+    pub(crate) fn owe_frames(&self) {
+        self.lock().owed += 1;
+    }
+
+    /// Queues frames that were announced.
+    pub(crate) fn push_owed(&self, frames: Bytes) {
+        self.push(Outgoing::Encoded(frames), true);
+    }
+
     /// Queues whole frames and leaves `frames` empty.
     pub(crate) fn push_frames(&self, frames: &mut BytesMut) {
         if !frames.is_empty() {
-            self.push(Outgoing::Encoded(frames.split().freeze()));
+            self.push(Outgoing::Encoded(frames.split().freeze()), false);
         }
     }
 
     pub(crate) fn push_deliveries(&self, deliveries: Vec<Delivery>) {
-        self.push(Outgoing::Deliveries(deliveries));
+        self.push(Outgoing::Deliveries(deliveries), false);
     }
 
-    /// Accepts nothing more; the writer ends when it has written what is there.
+    /// Accepts nothing but owed replies; the writer ends when it has written what is there and what is owed.
     pub(crate) fn close(&self) {
         self.lock().closing = true;
         self.ready.notify_one();
@@ -95,7 +109,7 @@ impl Outbound {
                     std::mem::swap(&mut queue.items, taken);
                     return true;
                 }
-                if queue.closing {
+                if queue.closing && queue.owed == 0 {
                     return false;
                 }
             }

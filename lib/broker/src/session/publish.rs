@@ -189,6 +189,7 @@ impl PublishBatch {
         let messages = std::mem::take(&mut self.messages);
         let opaques = std::mem::take(&mut self.opaques);
         let (shared_by_done, outbound, received) = (shared.clone(), outbound.clone(), Instant::now());
+        outbound.owe_frames();
         shared.store.append(
             messages,
             Box::new(move |outcomes| {
@@ -228,7 +229,7 @@ fn answer(
             AppendOutcome::Refused(_) => shared.metrics.publish_refused("store"),
         }
     }
-    outbound.push_frames(&mut acks);
+    outbound.push_owed(acks.freeze());
     shared.metrics.publishes_stored.inc_by(stored.len() as u64);
     if !stored.is_empty() {
         shared.inbox.push(Event::Stored { messages: stored, budget });
