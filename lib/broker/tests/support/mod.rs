@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -31,6 +32,10 @@ type BindingsSender = watch::Sender<Option<Arc<[Binding]>>>;
 pub struct TestRegistry {
     bindings: Mutex<HashMap<String, BindingsSender>>,
     pub registered: Mutex<Option<BrokerRecord>>,
+    /// Whether it cannot be reached.
+    pub is_away: AtomicBool,
+    /// The brokers that it shows for every topic.
+    pub brokers: watch::Sender<Option<Arc<[String]>>>,
 }
 
 impl TestRegistry {
@@ -56,6 +61,10 @@ impl Registry for TestRegistry {
     }
 
     async fn register_broker(&self, broker: BrokerRecord) -> Result<(), RegistryError> {
+        if self.is_away.load(Ordering::Relaxed) {
+            let (place, reason) = ("test".to_owned(), "it is away".to_owned());
+            return Err(RegistryError::Unavailable { place, reason });
+        }
         *self.registered.lock().unwrap() = Some(broker);
         Ok(())
     }
@@ -70,7 +79,7 @@ impl Registry for TestRegistry {
     }
 
     fn watch_brokers(&self, _topic: &str) -> BrokersWatch {
-        watch::channel(None).1
+        self.brokers.subscribe()
     }
 
     async fn publish_bindings(&self, _group: &str, _bindings: &[Binding]) -> Result<(), RegistryError> {
