@@ -275,6 +275,22 @@ async fn what_the_tree_cannot_hold_is_refused() {
 }
 
 #[tokio::test]
+async fn withdrawing_from_a_server_that_does_not_answer_is_bounded() {
+    let server = ZooKeeper::start().await;
+    let registry = ZkRegistry::start(&[server.host()], Duration::from_secs(30));
+    registry.register_broker(broker()).await.unwrap();
+    server.pause();
+    let error = timeout(PATIENCE, registry.unregister_broker()).await.expect("bounded").unwrap_err();
+    assert!(error.is_retryable(), "{error}");
+    server.resume();
+    let client = look(&server).await;
+    eventually("withdrawn by itself", async || {
+        client.check_stat(BROKER_NODE).await.unwrap().is_none().then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn closing_withdraws_the_broker_at_once() {
     let server = ZooKeeper::start().await;
     let registry = ZkRegistry::start(&[server.host()], Duration::from_secs(30));

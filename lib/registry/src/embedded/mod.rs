@@ -29,6 +29,9 @@ const WAITING_MAX: usize = 8_192;
 /// The registry of one broker, kept in its data directory.
 ///
 /// Bindings are durable when their publication is answered; brokers and producers are known while the broker runs.
+///
+/// Over HTTP, people can `GET /registry/brokers?topic=T`, `GET /registry/bindings[?topic=T]` and `GET /registry/producers`,
+/// and `DELETE /registry/bindings?group=G[&topic=T]` for a group that is not coming back.
 #[derive(Debug)]
 pub struct EmbeddedRegistry {
     shared: Arc<Shared>,

@@ -27,8 +27,8 @@ use bindings::{NODE_BYTES_MAX, Nodes};
 
 /// Longest wait of a caller for a session.
 const SESSION_WAIT: Duration = Duration::from_secs(15);
-/// Longest time that closing takes.
-const CLOSE_WAIT: Duration = Duration::from_secs(3);
+/// Longest time that withdrawing takes, and so closing.
+const WITHDRAW_WAIT: Duration = Duration::from_secs(3);
 /// Topics that are registered at a time.
 const TOPICS_AT_ONCE: usize = 16;
 
@@ -286,11 +286,17 @@ impl Registry for ZkRegistry {
 
     async fn unregister_broker(&self) -> Result<(), RegistryError> {
         self.shared.broker.send_replace(None);
-        if self.shared.registered.lock().await.is_none() {
-            return Ok(());
-        }
-        let client = self.shared.client().await?;
-        self.shared.register_in(&client).await
+        let withdrawn = timeout(WITHDRAW_WAIT, async {
+            if self.shared.registered.lock().await.is_none() {
+                return Ok(());
+            }
+            let client = self.shared.client().await?;
+            self.shared.register_in(&client).await
+        });
+        withdrawn.await.unwrap_or_else(|_| {
+            let reason = "the broker is not withdrawn yet; its nodes go with the session".to_owned();
+            Err(RegistryError::Unavailable { place: self.shared.place(), reason })
+        })
     }
 
     fn watch_bindings(&self, topic: &str) -> BindingsWatch {
@@ -323,10 +329,8 @@ impl Registry for ZkRegistry {
     }
 
     async fn close(&self) {
-        match timeout(CLOSE_WAIT, self.unregister_broker()).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "broker not withdrawn; its nodes go with the session"),
-            Err(_) => tracing::warn!("broker not withdrawn in time; its nodes go with the session"),
+        if let Err(error) = self.unregister_broker().await {
+            tracing::warn!(%error, "broker not withdrawn");
         }
         self.sessions.abort();
         self.shared.link.send_replace(Link::Down("closed".to_owned()));
