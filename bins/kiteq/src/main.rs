@@ -30,7 +30,7 @@ fn main() -> ExitCode {
         .filter(is_ours)
         .collect();
     match cli::parse(std::env::args_os(), variables) {
-        Ok(Action::Run(sources)) => Settings::load(&sources).map_or_else(|errors| refuse(&errors), run),
+        Ok(Action::Run(sources)) => load(&sources).map_or_else(|errors| refuse(&errors), run),
         Ok(Action::Check(sources)) => check(&sources),
         Ok(Action::PrintConfig(sources)) => match Settings::load(&sources) {
             Ok(settings) => say(&settings.print()),
@@ -52,9 +52,15 @@ fn refuse(reason: &dyn std::fmt::Display) -> ExitCode {
     ExitCode::from(EXIT_USAGE)
 }
 
+fn load(sources: &Sources) -> Result<Settings, ConfigErrors> {
+    let settings = Settings::load(sources)?;
+    settings.check_store()?;
+    Ok(settings)
+}
+
 /// Says all that is wrong, a line each.
 fn check(sources: &Sources) -> ExitCode {
-    match Settings::load(sources) {
+    match load(sources) {
         Ok(settings) => {
             let lines = settings.notes.iter().map(|note| format!("note: {note}\n"));
             say(&lines.chain(["configuration is right\n".to_owned()]).collect::<String>())

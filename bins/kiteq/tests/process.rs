@@ -8,7 +8,7 @@ use std::net::{TcpListener, TcpStream};
 
 use rustix::process::Signal;
 use support::client::Client;
-use support::{Kiteq, LONG};
+use support::{Kiteq, LONG, run};
 
 const MEMORY: &str = "-db=memory://";
 
@@ -107,11 +107,39 @@ fn a_store_that_cannot_be_opened_is_refused_with_what_to_do() {
         ("memory://?maxcpa=5", "maxcap"),
         ("nothing", "mmap"),
     ] {
-        let ended = Kiteq::start(&["-bind=127.0.0.1:0", "-pport=0", "-db", uri], &[]).wait();
-        assert_eq!(ended.code, Some(1), "{ended:?}");
-        let last = ended.stderr.lines().last().unwrap();
-        assert!(last.contains(uri) && last.contains(part), "{ended:?}");
+        for flags in [&["-db", uri][..], &["-db", uri, "--check"]] {
+            let ended = run(flags);
+            assert_eq!((ended.code, ended.stderr.lines().count()), (Some(2), 1), "{ended:?}");
+            assert!(ended.stderr.starts_with("kiteq: --store: "), "{ended:?}");
+            assert!(ended.stderr.contains(uri) && ended.stderr.contains(part), "{ended:?}");
+        }
     }
+}
+
+#[test]
+fn a_store_directory_that_cannot_be_made_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("taken"), "").unwrap();
+    let uri = format!("mmap://{}/taken/store", directory.path().display());
+    let ended = Kiteq::start(&["-bind=127.0.0.1:0", "-pport=0", "-db", &uri], &[]).wait();
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(ended.stderr.lines().last().unwrap().contains("taken/store"), "{ended:?}");
+}
+
+#[test]
+fn the_clusters_of_the_sample_start() {
+    let sample = concat!(env!("CARGO_MANIFEST_DIR"), "/../../conf/cluster.toml");
+    let config = format!("-configPath={sample}");
+    for cluster in ["file_dev", "mmap_dev", "memory_dev", "mock_dev"] {
+        let cluster = format!("-clusterName={cluster}");
+        // The registries of the sample are servers that are not here.
+        let ended = Kiteq::ready(&[&config, &cluster, "--registry=embedded"]).stop();
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+    }
+    let refused = run(&[&config, "-clusterName=mysql_dev"]);
+    assert_eq!(refused.code, Some(2), "{refused:?}");
+    assert!(refused.stderr.contains("cluster.toml:") && refused.stderr.contains("mmap://"), "{refused:?}");
+    assert!(!refused.stderr.contains("password=root"), "{refused:?}");
 }
 
 #[test]
@@ -126,4 +154,70 @@ fn secrets_from_the_file_are_asked_for() {
     let ended = kiteq.stop();
     assert_eq!(ended.code, Some(0), "{ended:?}");
     assert!(!ended.stderr.contains("123456"), "{ended:?}");
+}
+
+/// Free ports come from the environment, so that no flag is needed.
+const FREE_PORTS: [(&str, &str); 2] = [("KITEQ_BIND", "127.0.0.1:0"), ("KITEQ_HTTP", "0")];
+
+#[test]
+fn without_flags_it_works_and_says_with_what() {
+    let mut kiteq = Kiteq::start(&[], &FREE_PORTS);
+    kiteq.wait_for("ready: ");
+    let (mut client, _) = Client::connect(&kiteq.address(), "p-test", "");
+    assert!(client.publish("0123456789abcdef0123456789abcdef", "trade", "pay-succ", -1).status);
+    assert!(kiteq.directory.path().join("data/store").is_dir());
+    let ended = kiteq.stop();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    for line in [
+        "bind = 127.0.0.1:0 (KITEQ_BIND)",
+        "store = mmap://./data/store (default)",
+        "registry = embedded:// (default)",
+        "topics = * (default)",
+        "data-dir = ./data (default)",
+    ] {
+        assert!(ended.stderr.contains(line), "{line:?} is missing: {ended:?}");
+    }
+}
+
+#[test]
+fn a_second_broker_on_the_same_directory_is_refused() {
+    let mut first = Kiteq::start(&[], &FREE_PORTS);
+    first.wait_for("ready: ");
+    let directory = first.directory.path().join("data");
+    let flag = format!("--data-dir={}", directory.display());
+    let second = Kiteq::start(&[&flag], &FREE_PORTS).wait();
+    assert_eq!(second.code, Some(1), "{second:?}");
+    let last = second.stderr.lines().last().unwrap();
+    assert!(last.contains(directory.to_str().unwrap()) && last.contains("another"), "{second:?}");
+    assert_eq!(first.get("/readyz").0, 200);
+    assert_eq!(first.stop().code, Some(0));
+}
+
+#[test]
+fn messages_and_bindings_outlive_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let flag = format!("--data-dir={}", directory.path().display());
+    let binding = r#"{"group":"s-test","bindings":[{"groupId":"s-test","topic":"trade","messageType":"*",
+        "bindType":2,"version":"1.0.0","watermark":0,"persistent":true}]}"#;
+    let mut kiteq = Kiteq::start(&[&flag], &FREE_PORTS);
+    kiteq.wait_for("ready: ");
+    assert_eq!(kiteq.request("PUT", "/registry/bindings", binding).0, 200);
+    let (mut client, _) = Client::connect(&kiteq.address(), "p-test", "");
+    assert!(client.publish("0123456789abcdef0123456789abcdef", "trade", "pay-succ", -1).status);
+    assert_eq!(kiteq.stop().code, Some(0));
+
+    let mut kiteq = Kiteq::start(&[&flag], &FREE_PORTS);
+    kiteq.wait_for("ready: ");
+    let stat = kiteq.get_until("/stat", r#""backlog": 1"#);
+    assert!(stat.contains(r#""group": "s-test""#), "{stat}");
+    // A kill right after an ack loses nothing either.
+    let (mut client, _) = Client::connect(&kiteq.address(), "p-test", "");
+    assert!(client.publish("0123456789abcdef0123456789abcde0", "trade", "pay-succ", -1).status);
+    kiteq.signal(Signal::KILL);
+    assert_eq!(kiteq.wait().code, None);
+
+    let mut kiteq = Kiteq::start(&[&flag], &FREE_PORTS);
+    kiteq.wait_for("ready: ");
+    kiteq.get_until("/stat", r#""backlog": 2"#);
+    assert_eq!(kiteq.stop().code, Some(0));
 }

@@ -24,5 +24,5 @@ pub use held::{
     AppendOutcome, DeadLetter, DeadReason, Done, GroupState, Kill, Loaded, Recovered, Revived, Slot,
     StoreStats, Verdict, VerdictOutcome,
 };
-pub use open::open;
+pub use open::{check, open};
 pub use store::{MessageStore, SharedStore};

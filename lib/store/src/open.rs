@@ -24,20 +24,42 @@ const SCHEMES: [&str; 4] = ["mmap", "file", "memory", "mock"];
 /// # Errors
 /// When the URI is not one of these, has a parameter that is not known, or the backend cannot be opened.
 pub fn open(uri: &str) -> Result<SharedStore, OpenError> {
-    let uri = StoreUri::parse(uri)?;
-    match uri.scheme {
-        "mmap" | "file" => Ok(Arc::new(MmapStore::open(MmapOptions::read(uri)?)?)),
-        "memory" => Ok(Arc::new(MemoryStore::start(MemoryOptions::memory(uri)?)?)),
-        "mock" => Ok(Arc::new(MemoryStore::start(MemoryOptions::mock(uri)?)?)),
-        "rocksdb" => Err(uri.error(format!(
-            "there is no RocksDB store; use mmap://{} instead, which keeps messages on the local disk too",
-            uri.place
-        ))),
-        "mysql" => Err(uri.error(
-            "the MySQL store is not in this version yet; use mmap://DIRECTORY, which keeps messages on the local disk",
-        )),
-        scheme => {
-            Err(uri.error(format!("there is no store {scheme:?}{}", did_you_mean(scheme, &SCHEMES))))
+    match Options::read(uri)? {
+        Options::Mmap(options) => Ok(Arc::new(MmapStore::open(options)?)),
+        Options::Memory(options) => Ok(Arc::new(MemoryStore::start(options)?)),
+    }
+}
+
+/// Checks a URI as [`open`] would, without touching what it names.
+///
+/// # Errors
+/// When the URI is not one that [`open`] takes.
+pub fn check(uri: &str) -> Result<(), OpenError> {
+    Options::read(uri).map(drop)
+}
+
+enum Options {
+    Mmap(MmapOptions),
+    Memory(MemoryOptions),
+}
+
+impl Options {
+    fn read(uri: &str) -> Result<Self, OpenError> {
+        let uri = StoreUri::parse(uri)?;
+        match uri.scheme {
+            "mmap" | "file" => Ok(Self::Mmap(MmapOptions::read(uri)?)),
+            "memory" => Ok(Self::Memory(MemoryOptions::memory(uri)?)),
+            "mock" => Ok(Self::Memory(MemoryOptions::mock(uri)?)),
+            "rocksdb" => Err(uri.error(format!(
+                "there is no RocksDB store; use mmap://{} instead, which keeps messages on the local disk too",
+                uri.place
+            ))),
+            "mysql" => Err(uri.error(
+                "the MySQL store is not in this version yet; use mmap://DIRECTORY, which keeps messages on the local disk",
+            )),
+            scheme => {
+                Err(uri.error(format!("there is no store {scheme:?}{}", did_you_mean(scheme, &SCHEMES))))
+            }
         }
     }
 }

@@ -150,10 +150,7 @@ impl Settings {
     /// Checks what no single value can get wrong.
     fn check(&self) -> Result<(), ConfigError> {
         let broker = &self.broker;
-        if broker.bind.ip().is_unspecified()
-            && broker.advertise.is_none()
-            && self.registry != EMBEDDED_REGISTRY
-        {
+        if broker.bind.ip().is_unspecified() && broker.advertise.is_none() {
             let what = format!(
                 "{} is every address of this machine; say which one clients are told: --advertise=HOST:PORT",
                 broker.bind
@@ -183,6 +180,15 @@ impl Settings {
             return Err(self.error_at("topics", what));
         }
         Ok(())
+    }
+
+    /// Checks the store's URI, without opening anything. Not a part of [`Settings::load`]: a file may describe stores that
+    /// another version has.
+    ///
+    /// # Errors
+    /// When there is no such store, or it does not take one of the parameters.
+    pub(crate) fn check_store(&self) -> Result<(), ConfigError> {
+        kiteq_store::check(&self.store_uri()).map_err(|error| self.error_at("store", error.to_string()))
     }
 
     fn error_at(&self, flag: &'static str, what: String) -> ConfigError {

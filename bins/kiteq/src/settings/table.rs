@@ -164,8 +164,8 @@ pub(crate) static SETTINGS: &[Setting] = &[
         file: FileKey::Cluster("db", &["store"]),
         heading: WHERE,
         value_name: "URI",
-        help: "Where messages wait: mmap://DIR?sync=group|os|interval:100ms, memory://?maxcap=N, mock://, \
-               mysql://HOST:PORT?db=...; by default mmap below --data-dir",
+        help: "Where messages wait: mmap://DIR?sync=group|os|interval:100ms, memory://?maxcap=N, mock://; by default \
+               mmap below --data-dir",
         kind: Kind::Text {
             set: |settings, text| {
                 settings.store = Some(text.to_owned());
@@ -181,7 +181,7 @@ pub(crate) static SETTINGS: &[Setting] = &[
         heading: WHERE,
         value_name: "URI",
         help: "Where brokers and clients find each other: embedded (this broker keeps it below --data-dir and serves it \
-               over HTTP), zk://HOST:PORT,HOST:PORT, etcd://http://HOST:PORT, file://FILE; HOST:PORT alone is zk",
+               over HTTP), zk://HOST:PORT,HOST:PORT, file://FILE; HOST:PORT alone is zk",
         kind: Kind::Text {
             set: |settings, text| registry_uri(text).map(|uri| settings.registry = uri),
             get: |settings| Some(settings.registry.clone()),
