@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use kiteq_broker::{Broker, StopReport};
 use kiteq_registry::{EmbeddedRegistry, Registry};
 use kiteq_store::SharedStore;
@@ -28,6 +28,7 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     let (registry, embedded) = open_registry(&settings).await?;
     let state = Arc::new(State::new());
     let stop_http = CancellationToken::new();
+    let is_embedded = embedded.is_some();
     let routes = web::routes(&state, embedded);
     let http =
         HttpServer::bind(settings.http_address(), routes, stop_http.clone()).await.context("--http")?;
@@ -35,12 +36,16 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     let started = tokio::select! {
         started = start(settings, registry, &state, &shutdown) => started?,
         () = shutdown.cancelled() => {
+            // Nothing was promised to anybody yet, so there is nothing to wait for.
             tracing::info!("stopped before it served");
-            return Ok(());
+            return shutdown.failure().map_or(Ok(()), |failure| Err(anyhow!(failure)));
         }
     };
-    tracing::info!("ready: clients on {}, HTTP on {}", started.broker.address(), http.address());
     state.set_serving(&started);
+    tracing::info!("ready: clients on {}, HTTP on {}", started.broker.address(), http.address());
+    if is_embedded {
+        tracing::info!("clients find this broker with the registry http://{}", http.address());
+    }
     shutdown.cancelled().await;
     state.set_stopping(&started);
     let report = started.broker.stop().await;

@@ -109,6 +109,12 @@ impl Shutdown {
         self.inner.token.cancel();
     }
 
+    /// The first failure so far.
+    #[must_use]
+    pub fn failure(&self) -> Option<String> {
+        self.state().failure.clone()
+    }
+
     /// Runs a task under a name: its log lines carry it, its panics are logged and treated by `importance`, and
     /// [`Shutdown::finish`] waits for it. The task itself watches [`Shutdown::token`] and ends when it is cancelled.
     pub fn spawn<F>(&self, name: impl Into<Arc<str>>, importance: Importance, task: F) -> JoinHandle<()>
@@ -142,7 +148,7 @@ impl Shutdown {
         let begun = Instant::now();
         let in_time = tokio::time::timeout(deadline, self.all_ended()).await.is_ok();
         let unfinished = if in_time { Vec::new() } else { self.running() };
-        let outcome = Outcome { failure: self.state().failure.clone(), unfinished };
+        let outcome = Outcome { failure: self.failure(), unfinished };
         if outcome.unfinished.is_empty() {
             tracing::debug!(took = ?begun.elapsed(), "all tasks have ended");
         } else {
