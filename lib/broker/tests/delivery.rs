@@ -377,3 +377,21 @@ async fn a_length_prefixed_client_is_never_sent_a_frame_that_breaks_it() {
     assert_eq!(java.consume().await.body, "body 2");
     broker.until("the large one is a dead letter", |broker| broker.store.stats().dead_letters == 1).await;
 }
+
+#[tokio::test]
+async fn what_expires_behind_an_offline_group_leaves_its_queue() {
+    let broker = TestBroker::bound(config(), &[direct("offline")]).await;
+    let mut publisher = broker.client("publisher").await;
+    for number in 0..1500 {
+        let mut short = message(number);
+        short.header.expired_time = unix_seconds() + 5;
+        publisher.publish_ok(&short).await;
+    }
+    let mut lasting = message(9999);
+    lasting.header.deliver_limit = 3;
+    publisher.publish_ok(&lasting).await;
+    let backlog = |broker: &TestBroker| broker.broker.lanes().first().map_or(0, |lane| lane.backlog);
+    broker.until("only the lasting one is owed", |broker| backlog(broker) == 1).await;
+    assert_eq!(broker.store.stats().dead_letters, 1500);
+    assert_eq!(broker.client("offline").await.consume().await.body, "body 9999");
+}

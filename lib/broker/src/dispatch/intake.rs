@@ -154,6 +154,7 @@ impl Dispatcher {
             }
             let lane = self.lanes.get_mut(member.lane);
             is_hot |= is_online && lane.ready.len() < HOT_BACKLOG;
+            lane.owed += 1;
             lane.ready.push_back(Ready::new(ticket, attempts));
             if is_online && !lane.is_active {
                 self.activate(member.lane);

@@ -31,11 +31,16 @@ impl Ready {
     }
 }
 
+/// A queue with no more stale tickets than this is left alone.
+const STALE_MIN: usize = 1024;
+
 #[derive(Debug)]
 pub(crate) struct Lane {
     pub(crate) topic: TopicId,
     pub(crate) group: GroupId,
     pub(crate) ready: VecDeque<Ready>,
+    /// Messages that the group has not acked. Tickets of other messages may still be in the queues.
+    pub(crate) owed: usize,
     /// Messages of a binding that has vanished, until it is back or its grace is over.
     pub(crate) parked: Vec<Ready>,
     /// Failed deliveries that wait for their next attempt.
@@ -74,9 +79,9 @@ impl Lane {
         }
     }
 
-    /// Messages that the group has not acked.
-    pub(crate) fn backlog(&self) -> usize {
-        self.ready.len() + self.parked.len() + self.delayed + self.in_flight
+    /// Whether most of the queue are tickets of messages that are gone.
+    pub(crate) fn is_mostly_stale(&self) -> bool {
+        self.ready.len() > 2 * self.owed + STALE_MIN
     }
 }
 
@@ -95,6 +100,7 @@ impl Lanes {
                 topic,
                 group,
                 ready: VecDeque::new(),
+                owed: 0,
                 parked: Vec::new(),
                 delayed: 0,
                 in_flight: 0,

@@ -278,6 +278,7 @@ impl Dispatcher {
             self.drop_unbound(now);
             // Before the questions: a message that is being read back for one is not swept.
             self.sweep_expired();
+            self.drop_stale_tickets();
             self.ask_producers(now);
             // Windows of connections that warm up grow without an event.
             self.unblock_all();

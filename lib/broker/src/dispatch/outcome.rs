@@ -130,6 +130,7 @@ impl Dispatcher {
         if !entry.owed.remove(position) {
             return;
         }
+        self.lanes.get_mut(lane).owed -= 1;
         if entry.owed.is_empty() {
             self.finish(ticket.message);
             return;
@@ -213,6 +214,9 @@ impl Dispatcher {
         self.bodies.remove(&mut entry.cached);
         if let Some(route) = self.routes.get_mut(entry.route) {
             route.live = route.live.saturating_sub(1);
+            for position in entry.owed.iter() {
+                self.lanes.get_mut(route.members[position].lane).owed -= 1;
+            }
         }
         self.table.remove(message);
         if !self.recovered.is_empty() {

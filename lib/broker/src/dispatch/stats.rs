@@ -43,7 +43,7 @@ impl Dispatcher {
             LaneStats {
                 topic: text(&self.routes.topic_ref(lane.topic).name),
                 group: text(self.groups.name(lane.group)),
-                backlog: lane.backlog(),
+                backlog: lane.owed,
                 in_flight: lane.in_flight,
                 delayed: lane.delayed,
                 connections: group.connections.len(),

@@ -32,6 +32,27 @@ impl Dispatcher {
         }
     }
 
+    /// Throws out tickets of messages that are gone. Those at the front go by themselves; behind the backlog of a group
+    /// that is away they would pile up.
+    pub(super) fn drop_stale_tickets(&mut self) {
+        for lane in self.lanes.ids() {
+            if !self.lanes.get(lane).is_mostly_stale() {
+                continue;
+            }
+            let mut ready = std::mem::take(&mut self.lanes.get_mut(lane).ready);
+            ready.retain(|ready| {
+                let entry = self.table.find(ready.ticket());
+                entry.is_some_and(|entry| {
+                    let route = self.routes.get(entry.route);
+                    let position = route.and_then(|route| route.position_of(lane));
+                    position.is_some_and(|position| entry.owed.contains(position))
+                })
+            });
+            ready.shrink_to_fit();
+            self.lanes.get_mut(lane).ready = ready;
+        }
+    }
+
     /// Gives up what is parked for bindings that have been gone for longer than their grace.
     pub(super) fn drop_unbound(&mut self, now: Instant) {
         let grace = self.around.config.binding_grace;
