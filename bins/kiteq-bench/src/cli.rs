@@ -248,10 +248,12 @@ pub enum Bind {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Verification")]
 pub struct VerifyArgs {
-    /// Keep a ledger of every acked message: exit code 1 when one did not reach every group.
+    /// Keep a ledger of every acked message: exit code 1 when one did not reach every group. Uses the client engine, which
+    /// survives restarts of the broker; SIGTERM ends publishing and then settles the ledger.
     #[arg(long)]
     pub verify: bool,
-    /// Which engine: wire (lean, ends with the connection).
+    /// Which engine: wire (lean, ends with the connection) or client (what applications link, reconnects). Default:
+    /// client with --verify, wire without.
     #[arg(long, value_enum)]
     pub engine: Option<Engine>,
     /// At the end, give up waiting for what is outstanding when nothing has arrived for so long.
@@ -267,6 +269,8 @@ pub struct VerifyArgs {
 pub enum Engine {
     /// The lean one.
     Wire,
+    /// kiteq-client.
+    Client,
 }
 
 /// Comparing with the machine.

@@ -58,7 +58,6 @@ fn parse_status(status: &str) -> Option<Memory> {
 pub struct CpuWatch {
     broker_pid: Option<u32>,
     begin: [Option<f64>; 2],
-    lap: [Option<f64>; 2],
     end: [Option<f64>; 2],
 }
 
@@ -71,11 +70,6 @@ impl CpuWatch {
         watch
     }
 
-    /// Notes the end of the main phase.
-    pub fn lap(&mut self) {
-        self.lap = self.read();
-    }
-
     /// Notes the end.
     pub fn stop(&mut self) {
         self.end = self.read();
@@ -83,12 +77,6 @@ impl CpuWatch {
 
     fn read(&self) -> [Option<f64>; 2] {
         [cpu_seconds(std::process::id()), self.broker_pid.and_then(cpu_seconds)]
-    }
-
-    /// Seconds of this process and of the broker from the start to the end of the main phase.
-    #[must_use]
-    pub fn main_phase(&self) -> [Option<f64>; 2] {
-        std::array::from_fn(|who| Some(self.lap[who]? - self.begin[who]?))
     }
 
     /// Seconds of this process and of the broker from the start to the end.

@@ -98,6 +98,16 @@ impl Ledger {
         LedgerPage { accounts: self.accounts.lock().unwrap_or_else(PoisonError::into_inner) }
     }
 
+    /// Acked messages that did not reach some group, over all groups.
+    #[must_use]
+    pub fn missing(&self) -> u64 {
+        let page = self.open();
+        let of = |account: &Account| {
+            account.delivered.iter().map(|group| account.acked.minus_count(group)).sum::<u64>()
+        };
+        page.accounts.producers.iter().map(of).sum()
+    }
+
     /// The state of the books; of what is missing, the first `listed_max` ids of every group are listed.
     #[must_use]
     pub fn balance(&self, listed_max: usize) -> Balance {
@@ -259,6 +269,7 @@ mod tests {
         let balance = ledger.balance(10);
         assert!(!balance.is_clean());
         assert_eq!((balance.acked, balance.in_doubt, balance.missing()), (200, 0, 1));
+        assert_eq!(ledger.missing(), 1);
         assert_eq!(balance.groups[0].missing_ids, Vec::<String>::new());
         assert_eq!(balance.groups[1].missing_ids, ["00000000000000070000010000000046"]);
         assert!(ledger.open().delivered(1, MessageNumber::new(1, 70)));

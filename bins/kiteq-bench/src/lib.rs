@@ -6,16 +6,20 @@
 
 pub mod bare;
 pub mod cli;
+pub mod client_engine;
 pub mod clock;
 pub mod commands;
+pub mod counters;
 pub mod cpu;
 pub mod format;
 pub mod latency;
 pub mod ledger;
 pub mod limits;
 pub mod load;
+pub mod phases;
 pub mod progress;
 pub mod report;
+pub mod run;
 pub mod schedule;
 pub mod signals;
 pub mod stamp;

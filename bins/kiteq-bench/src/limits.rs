@@ -8,10 +8,11 @@ use serde::Serialize;
 use crate::bare::server::{BareServer, Mode};
 use crate::latency::LatencySummary;
 use crate::load::{Load, MIB};
+use crate::phases::PhasePlan;
 use crate::progress::Progress;
+use crate::run::Run;
 use crate::signals::Signals;
-use crate::wire::session::{Goal, SessionPlan, run_session};
-use crate::wire::workers::Run;
+use crate::wire::session::{SessionPlan, run_session};
 
 /// How the limits are measured.
 #[derive(Debug, Clone)]
@@ -86,19 +87,14 @@ pub async fn measure(
         producers: load.producer_plans(&[server.address().to_string()], run.run_id),
         consumers: Vec::new(),
         threads: load.threads,
-        goal: Goal::Forever,
-        duration: Some(plan.duration),
-        warm_up: WARM_UP,
-        groups: 0,
-        settle_timeout: Duration::from_secs(10),
-        broker_pid: None,
     };
+    let phases = PhasePlan { duration: Some(plan.duration), warm_up: WARM_UP, ..PhasePlan::default() };
     let mut progress = Progress::new(label(mode), quiet);
-    let outcome = run_session(&run, session, signals, &mut progress).await?;
-    anyhow::ensure!(!outcome.interrupted, "interrupted");
-    let seconds = (outcome.published.at_ns - outcome.begin.at_ns) as f64 / 1e9;
-    let messages = (outcome.published.acked - outcome.begin.acked) as f64;
-    let publish_to_ack = outcome.measured.publish.summary();
+    let (milestones, measured) = run_session(&run, session, phases, signals, &mut progress).await?;
+    anyhow::ensure!(!milestones.interrupted, "interrupted");
+    let seconds = (milestones.published.at_ns - milestones.begin.at_ns) as f64 / 1e9;
+    let messages = (milestones.published.acked - milestones.begin.acked) as f64;
+    let publish_to_ack = measured.publish.summary();
     Ok(Limit {
         messages_per_second: messages / seconds,
         mib_per_second: messages * load.body_bytes as f64 / MIB / seconds,

@@ -87,9 +87,24 @@ impl Load {
     }
 }
 
+/// Whether a producer's message is a transaction, when such a `share` of them are: evenly spread.
+#[must_use]
+pub fn is_transaction(share: f64, sequence: u64) -> bool {
+    // The little more makes up for shares that have no exact binary form.
+    let so_far = |messages: u64| (messages as f64 * share + 1e-6).floor();
+    so_far(sequence + 1) > so_far(sequence)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn transactions_are_spread_evenly() {
+        let among = |share: f64, messages: u64| (0..messages).filter(|&n| is_transaction(share, n)).count();
+        assert_eq!([0.0, 0.1, 0.25, 1.0].map(|share| among(share, 1000)), [0, 100, 250, 1000]);
+        assert_eq!([5, 10, 15].map(|messages| among(0.2, messages)), [1, 2, 3]);
+    }
 
     fn load() -> Load {
         Load {

@@ -3,8 +3,8 @@
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
+use crate::counters::{Counters, Snapshot};
 use crate::format::{count, rate};
-use crate::wire::counters::{Counters, Snapshot};
 
 /// The display of one run.
 #[derive(Debug)]

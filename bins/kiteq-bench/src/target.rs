@@ -22,8 +22,7 @@ pub struct Target {
     pub addresses: Vec<String>,
     /// Where bindings are published; `None` when there is only an address.
     pub registry: Option<Arc<dyn Registry>>,
-    /// The URI with which the client engine finds the brokers.
-    pub client_uri: String,
+    uri: String,
     /// The broker's process, where it is on this machine.
     pub pid: Option<u32>,
 }
@@ -52,16 +51,11 @@ impl Target {
             let (_, port) = address.rsplit_once(':')?;
             port.parse().ok()
         });
-        let client_uri = match &args.broker {
+        let uri = match &args.broker {
             Some(address) => format!("static://{address}"),
             None => uri.unwrap_or(REGISTRY_DEFAULT).to_owned(),
         };
-        Ok(Self {
-            addresses,
-            registry,
-            client_uri,
-            pid: args.pid.or_else(|| local_port.and_then(listener_pid)),
-        })
+        Ok(Self { addresses, registry, uri, pid: args.pid.or_else(|| local_port.and_then(listener_pid)) })
     }
 
     /// Publishes the bindings of every group; with only an address they are taken to be there already.
@@ -88,6 +82,14 @@ impl Target {
                 .with_context(|| format!("cannot publish the bindings of group {group:?}"))?;
         }
         Ok(())
+    }
+
+    /// A registry of its own for the client engine: the one of the run, or one that knows just the given address.
+    ///
+    /// # Errors
+    /// When the URI is not one.
+    pub async fn client_registry(&self) -> anyhow::Result<Arc<dyn Registry>> {
+        Ok(kiteq_registry::connect(&self.uri).await?)
     }
 
     /// Ends the connection to the registry.

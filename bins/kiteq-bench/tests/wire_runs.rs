@@ -6,20 +6,7 @@ mod support;
 use clap::Parser;
 use kiteq_bench::cli::Cli;
 use kiteq_bench::commands::{Verdict, run};
-use serde_json::Value;
-use support::{FakeBroker, Fault};
-
-/// Runs `kiteq-bench` with these arguments against `broker`, and gives the verdict and the JSON report.
-async fn bench(broker: &FakeBroker, arguments: &str) -> (Verdict, Value) {
-    let dir = tempfile::tempdir().unwrap();
-    let json = dir.path().join("result.json");
-    let address = broker.address.to_string();
-    let mut line = vec!["kiteq-bench"];
-    line.extend(arguments.split_whitespace());
-    line.extend(["--broker", &address, "--quiet", "--json", json.to_str().unwrap()]);
-    let verdict = run(Cli::try_parse_from(line).unwrap()).await.unwrap();
-    (verdict, serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap())
-}
+use support::{FakeBroker, Fault, bench};
 
 const VERIFIED: &str = "e2e --verify --engine wire --count 2000 --window 50 --settle-timeout 1s --size 100";
 
@@ -64,6 +51,15 @@ async fn a_refused_message_is_counted_with_its_reason_and_not_expected() {
     assert_eq!(verdict, Verdict::Fine);
     assert_eq!((&report["refused"], &report["first_refusal"]), (&1.into(), &"no room".into()));
     assert_eq!(report["ledger"]["acked"], 1999);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_connection_is_an_error_that_names_the_other_engine() {
+    let broker = FakeBroker::start(Fault::HangUp(100)).await;
+    let address = broker.address.to_string();
+    let line = ["kiteq-bench", "produce", "--count", "1000", "--quiet", "--broker", &address];
+    let error = run(Cli::try_parse_from(line).unwrap()).await.unwrap_err();
+    assert!(error.to_string().contains("--engine client"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

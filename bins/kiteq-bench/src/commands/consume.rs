@@ -4,15 +4,17 @@ use std::time::Duration;
 
 use crate::cli::{ConsumeArgs, threads};
 use crate::commands::Verdict;
+use crate::commands::produce::report_session;
 use crate::load::MIB;
+use crate::phases::{Goal, Milestones, PhasePlan};
 use crate::progress::Progress;
-use crate::report::{Cpu, Flow, Report};
+use crate::report::{Flow, Report};
+use crate::run::{Measured, Run};
 use crate::signals::Signals;
 use crate::target::Target;
 use crate::units::names;
 use crate::wire::consumer::ConsumerPlan;
-use crate::wire::session::{Goal, SessionOutcome, SessionPlan, run_session};
-use crate::wire::workers::Run;
+use crate::wire::session::{SessionPlan, run_session};
 
 /// The group names when only their number is given.
 pub(super) const GROUP_PREFIX: &str = "bench-consumer";
@@ -31,18 +33,20 @@ pub async fn run(args: ConsumeArgs, signals: &mut Signals) -> anyhow::Result<Ver
         producers: Vec::new(),
         consumers: consumers(&target, &groups, args.groups.consumers as usize, &args.target.secret, true),
         threads: threads(args.threads),
+    };
+    let phases = PhasePlan {
         goal: args.count.map_or(Goal::Forever, Goal::Delivered),
         duration: args.duration,
-        warm_up: Duration::ZERO,
-        groups: 0,
-        settle_timeout: Duration::ZERO,
+        // Producers may come whenever they like.
+        settle_timeout: Duration::MAX,
         broker_pid: target.pid,
+        ..PhasePlan::default()
     };
     let mut progress = Progress::new("consume", args.output.quiet);
-    let outcome = run_session(&run, plan, signals, &mut progress).await?;
+    let (milestones, measured) = run_session(&run, plan, phases, signals, &mut progress).await?;
     let mut report = Report::default();
-    report.flows.push(deliver_flow(&outcome));
-    report.cpu = cpu_per_delivery(&outcome, target.pid);
+    report_session(&mut report, &milestones, target.pid);
+    report.flows.push(deliver_flow(&milestones, &measured));
     target.close().await;
     super::publish(report, "consume", &args.output)?;
     Ok(Verdict::Fine)
@@ -73,9 +77,9 @@ pub(super) fn consumers(
 }
 
 /// How receiving went, from the first moment to the last delivery.
-pub(super) fn deliver_flow(outcome: &SessionOutcome) -> Flow {
-    let (begin, end) = (&outcome.begin, &outcome.settled);
-    let until_ns = outcome.last_delivery_ns.max(begin.at_ns + 1);
+pub(super) fn deliver_flow(milestones: &Milestones, measured: &Measured) -> Flow {
+    let (begin, end) = (&milestones.begin, &milestones.settled);
+    let until_ns = milestones.last_delivery_ns.max(begin.at_ns + 1);
     let seconds = (until_ns - begin.at_ns) as f64 / 1e9;
     Flow {
         name: "deliver".to_owned(),
@@ -83,15 +87,6 @@ pub(super) fn deliver_flow(outcome: &SessionOutcome) -> Flow {
         messages_per_second: (end.delivered - begin.delivered) as f64 / seconds,
         mib_per_second: (end.delivered_bytes - begin.delivered_bytes) as f64 / MIB / seconds,
         latency_name: "end-to-end".to_owned(),
-        latency: outcome.measured.end_to_end.summary(),
+        latency: measured.end_to_end.summary(),
     }
-}
-
-/// CPU time where nothing is published.
-pub(super) fn cpu_per_delivery(outcome: &SessionOutcome, pid: Option<u32>) -> Cpu {
-    let received = (outcome.settled.delivered - outcome.begin.delivered) as f64;
-    let each =
-        |seconds: Option<f64>| seconds.filter(|_| received > 0.0).map(|seconds| seconds * 1e6 / received);
-    let [bench, broker] = outcome.cpu.whole().map(each);
-    Cpu { bench_us_per_message: bench, broker_us_per_message: broker, broker_pid: pid }
 }

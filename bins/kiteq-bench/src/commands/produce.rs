@@ -5,19 +5,18 @@ use std::time::Duration;
 use crate::cli::{LoadArgs, ProduceArgs, ShapeArgs, threads};
 use crate::commands::Verdict;
 use crate::load::{Load, MIB};
+use crate::phases::{Goal, Milestones, PhasePlan};
 use crate::progress::Progress;
 use crate::report::{Cpu, Flow, Report};
+use crate::run::{Measured, Run};
 use crate::signals::Signals;
 use crate::target::Target;
 use crate::units::names;
-use crate::wire::session::{Goal, SessionOutcome, SessionPlan, run_session};
-use crate::wire::workers::Run;
+use crate::wire::session::{SessionPlan, run_session};
 
 /// Without a count, a run ends after this.
 const DURATION_DEFAULT: Duration = Duration::from_secs(10);
 const WARM_UP_DEFAULT: Duration = Duration::from_secs(1);
-/// Waiting for outstanding acks ends when none has come for so long.
-const ACK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Publishes, and shows how that went.
 ///
@@ -33,18 +32,19 @@ pub async fn run(args: ProduceArgs, signals: &mut Signals) -> anyhow::Result<Ver
         producers: load.producer_plans(&target.addresses, run.run_id),
         consumers: Vec::new(),
         threads: load.threads,
+    };
+    let phases = PhasePlan {
         goal: Goal::Published,
         duration,
         warm_up,
-        groups: 0,
-        settle_timeout: ACK_TIMEOUT,
         broker_pid: target.pid,
+        ..PhasePlan::default()
     };
     let mut progress = Progress::new("produce", args.output.quiet);
-    let outcome = run_session(&run, plan, signals, &mut progress).await?;
+    let (milestones, measured) = run_session(&run, plan, phases, signals, &mut progress).await?;
     let mut report = Report { limits, ..Report::default() };
-    report_session(&mut report, &outcome, &load, target.pid);
-    report.flows.push(publish_flow(&outcome, &load));
+    report_session(&mut report, &milestones, target.pid);
+    report.flows.push(publish_flow(&milestones, &measured, &load));
     target.close().await;
     super::publish(report, "produce", &args.output)?;
     Ok(Verdict::Fine)
@@ -76,37 +76,34 @@ pub(super) fn times(load: &LoadArgs) -> (Option<Duration>, Duration) {
 }
 
 /// How publishing went.
-pub(super) fn publish_flow(outcome: &SessionOutcome, load: &Load) -> Flow {
-    let (begin, end) = (&outcome.begin, &outcome.published);
+pub(super) fn publish_flow(milestones: &Milestones, measured: &Measured, load: &Load) -> Flow {
+    let (begin, end) = (&milestones.begin, &milestones.published);
     let seconds = (end.at_ns - begin.at_ns) as f64 / 1e9;
     let per_second = (end.acked - begin.acked) as f64 / seconds;
     Flow {
         name: "publish".to_owned(),
-        messages: outcome.settled.acked,
+        messages: milestones.settled.acked,
         messages_per_second: per_second,
         mib_per_second: per_second * load.body_bytes as f64 / MIB,
         latency_name: "publish-to-ack".to_owned(),
-        latency: outcome.measured.publish.summary(),
+        latency: measured.publish.summary(),
     }
 }
 
-/// What every kind of run reports of its producers.
-pub(super) fn report_session(report: &mut Report, outcome: &SessionOutcome, load: &Load, pid: Option<u32>) {
-    report.refused += outcome.settled.refused;
-    report.first_refusal = report.first_refusal.take().or_else(|| outcome.first_refusal.clone());
-    report.in_doubt += outcome.settled.published - outcome.settled.acked - outcome.settled.refused;
-    report.foreign += outcome.settled.foreign;
-    let published = (outcome.settled.acked - outcome.begin.acked) as f64;
-    let received = (outcome.settled.delivered - outcome.begin.delivered) as f64;
-    let messages = if published > 0.0 { published } else { received };
+/// What every kind of run reports beside its flows.
+pub(super) fn report_session(report: &mut Report, milestones: &Milestones, pid: Option<u32>) {
+    let (begin, end) = (&milestones.begin, &milestones.settled);
+    report.refused += end.refused;
+    report.first_refusal = report.first_refusal.take().or_else(|| milestones.first_refusal.clone());
+    report.in_doubt += end.published - end.acked - end.refused;
+    report.foreign += end.foreign;
+    let (published, received) = (end.acked - begin.acked, end.delivered - begin.delivered);
+    let messages = if published > 0 { published } else { received } as f64;
     let each =
         |seconds: Option<f64>| seconds.filter(|_| messages > 0.0).map(|seconds| seconds * 1e6 / messages);
-    let [bench, broker] = outcome.cpu.whole().map(each);
+    let [bench, broker] = milestones.cpu.whole().map(each);
     report.cpu = Cpu { bench_us_per_message: bench, broker_us_per_message: broker, broker_pid: pid };
-    if outcome.interrupted {
+    if milestones.interrupted {
         report.notes.push("ended by a signal".to_owned());
-    }
-    if load.body_bytes < crate::stamp::STAMP_LEN {
-        report.notes.push("bodies below 32 bytes carry no send time: no end-to-end latency".to_owned());
     }
 }

@@ -16,15 +16,16 @@ use tokio::time::Interval;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use crate::clock::{clock_tag, now_ns, unix_seconds};
+use crate::counters::Counters;
 use crate::latency::RunRecorder;
 use crate::ledger::LedgerPage;
+use crate::run::Run;
 use crate::stamp::Stamp;
 use crate::wire::connection::{Reader, WireError, connect};
-use crate::wire::counters::Counters;
 use crate::wire::inbound::FrameView;
 use crate::wire::producer::HEARTBEAT_PERIOD;
 use crate::wire::template::DIALECT;
-use crate::wire::workers::{Local, Run};
+use crate::wire::workers::Local;
 
 /// Above so many bytes of unsent acks nothing more is read.
 const ACKS_BYTES_MAX: usize = 256 * 1024;

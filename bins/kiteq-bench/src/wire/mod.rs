@@ -7,7 +7,6 @@
 pub mod alarm;
 pub mod connection;
 pub mod consumer;
-pub mod counters;
 pub mod in_flight;
 pub mod inbound;
 pub mod outbox;

@@ -16,18 +16,20 @@ use tokio::time::Interval;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use crate::clock::{now_ns, unix_seconds};
+use crate::counters::Counters;
 use crate::latency::RunRecorder;
 use crate::ledger::LedgerPage;
+use crate::load::is_transaction;
+use crate::run::Run;
 use crate::schedule::Schedule;
 use crate::stamp::MessageNumber;
 use crate::wire::alarm::Alarm;
 use crate::wire::connection::{Reader, WireError, connect};
-use crate::wire::counters::Counters;
 use crate::wire::in_flight::{InFlight, Pending};
 use crate::wire::inbound::FrameView;
 use crate::wire::outbox::Outbox;
 use crate::wire::template::{DIALECT, MessageShape, Template, Variation, commit_frame};
-use crate::wire::workers::{Local, Run};
+use crate::wire::workers::Local;
 
 /// An open loop sends what has come due at most so often. Finer steps cost more of the CPU that is being measured.
 const PACE_STEP_NS: u64 = 50_000;
@@ -88,7 +90,6 @@ struct Producer {
     count: u64,
     pace: Option<Pace>,
     transactions: f64,
-    transactions_owed: f64,
     heartbeat: Interval,
     stop: Pin<Box<WaitForCancellationFutureOwned>>,
     leave: Pin<Box<WaitForCancellationFutureOwned>>,
@@ -138,7 +139,6 @@ impl Producer {
             count: plan.count.unwrap_or(u64::MAX),
             pace,
             transactions: plan.transactions,
-            transactions_owed: 0.0,
             heartbeat: tokio::time::interval(HEARTBEAT_PERIOD),
             stop: Box::pin(local.run.stop_publishing.clone().cancelled_owned()),
             leave: Box::pin(local.run.leave.clone().cancelled_owned()),
@@ -232,11 +232,7 @@ impl Producer {
 
     fn push(&mut self, sent_at_ns: u64, created_at: i64) {
         let number = MessageNumber::new(self.index, self.sequence);
-        self.transactions_owed += self.transactions;
-        let prepared = self.transactions_owed >= 1.0;
-        if prepared {
-            self.transactions_owed -= 1.0;
-        }
+        let prepared = is_transaction(self.transactions, number.sequence());
         let pending = Pending { number, sent_at_ns, prepared };
         if let Some(opaque) = self.in_flight.insert(pending) {
             self.outbox.push(Variation { opaque, number, sent_at_ns, created_at, commit: !prepared });

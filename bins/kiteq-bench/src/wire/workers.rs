@@ -4,91 +4,12 @@ use std::cell::RefCell;
 use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread::JoinHandle;
 
-use tokio::sync::watch;
 use tokio::task::LocalSet;
-use tokio_util::sync::CancellationToken;
 
-use crate::latency::Latencies;
-use crate::ledger::Ledger;
+use crate::run::{Measured, Run};
 use crate::wire::connection::{Scratch, WireError, scratch};
-use crate::wire::counters::Counters;
-
-/// What all connections of a run share.
-#[derive(Debug)]
-pub struct Run {
-    /// Names the run's messages.
-    pub run_id: u64,
-    /// Progress.
-    pub counters: Counters,
-    /// Latencies count for messages that were to be sent at or after this, ns of the monotonic clock.
-    pub measure_from_ns: AtomicU64,
-    /// Producers stop publishing and wait for the acks that are outstanding.
-    pub stop_publishing: CancellationToken,
-    /// Everybody leaves at once; what is outstanding is in doubt.
-    pub leave: CancellationToken,
-    /// Which message reached whom, when that is to be verified.
-    pub ledger: Option<Arc<Ledger>>,
-    /// Connections that are established.
-    pub connected: watch::Sender<usize>,
-    /// Nobody sends before this: connecting is not part of a measurement.
-    pub go: CancellationToken,
-    /// Producers that have published all they were to and have every ack.
-    pub producers_done: watch::Sender<usize>,
-}
-
-impl Run {
-    /// A run with a fresh id that measures from the start.
-    #[must_use]
-    pub fn new(ledger: Option<Arc<Ledger>>) -> Arc<Self> {
-        let run_id = ledger.as_ref().map_or_else(|| fastrand::u64(1..), |ledger| ledger.run_id());
-        Arc::new(Self {
-            run_id,
-            counters: Counters::default(),
-            measure_from_ns: AtomicU64::new(0),
-            stop_publishing: CancellationToken::new(),
-            leave: CancellationToken::new(),
-            ledger,
-            connected: watch::Sender::new(0),
-            go: CancellationToken::new(),
-            producers_done: watch::Sender::new(0),
-        })
-    }
-
-    /// Reports a connection as established and waits for the start.
-    pub async fn line_up(&self) {
-        self.connected.send_modify(|connected| *connected += 1);
-        tokio::select! {
-            () = self.go.cancelled() => {}
-            () = self.leave.cancelled() => {}
-        }
-    }
-
-    /// Whether a message that was to be sent then counts.
-    #[must_use]
-    pub fn measures(&self, sent_at_ns: u64) -> bool {
-        sent_at_ns >= self.measure_from_ns.load(Relaxed)
-    }
-}
-
-/// Latencies of one thread, merged at the end of a run.
-#[derive(Debug, Clone, Default)]
-pub struct Measured {
-    /// From the intended send to the ack.
-    pub publish: Latencies,
-    /// From the intended send to the receipt by a consumer.
-    pub end_to_end: Latencies,
-}
-
-impl Measured {
-    /// Adds what another thread measured.
-    pub fn merge(&mut self, other: &Self) {
-        self.publish.merge(&other.publish);
-        self.end_to_end.merge(&other.end_to_end);
-    }
-}
 
 /// What a connection needs of its thread.
 #[derive(Debug, Clone)]
@@ -132,12 +53,6 @@ impl Workers {
                 .spawn(move || work(run, indices, connection))
         };
         Ok(Self { threads: (0..threads).map(start).collect::<Result<_, _>>()? })
-    }
-
-    /// Whether all threads have ended.
-    #[must_use]
-    pub fn is_finished(&self) -> bool {
-        self.threads.iter().all(JoinHandle::is_finished)
     }
 
     /// Waits for the threads, which blocks, and gives what they measured or the first error.

@@ -6,9 +6,13 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use bytes::{Bytes, BytesMut};
+use clap::Parser;
+use kiteq_bench::cli::Cli;
+use kiteq_bench::commands::{Verdict, run};
 use kiteq_protocol::frame::put_frame;
 use kiteq_protocol::{Command, Dialect, Frame, FrameDecoder, pb};
 use prost::Message;
+use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -23,6 +27,8 @@ pub(crate) enum Fault {
     Repeat(u64),
     /// Acked false, not delivered.
     Refuse(u64),
+    /// The producer's connection is closed, and the message forgotten.
+    HangUp(u64),
 }
 
 #[derive(Default)]
@@ -74,7 +80,9 @@ async fn serve(mut stream: TcpStream, state: Arc<Mutex<State>>, fault: Fault) {
     loop {
         let mut out = BytesMut::new();
         while let Some(frame) = decoder.decode(&mut buf).unwrap() {
-            answer(frame, &mut out, &state, fault, &outbound).await;
+            if !answer(frame, &mut out, &state, fault, &outbound).await {
+                return;
+            }
         }
         stream.write_all(&out).await.unwrap();
         tokio::select! {
@@ -91,13 +99,14 @@ async fn serve(mut stream: TcpStream, state: Arc<Mutex<State>>, fault: Fault) {
     }
 }
 
+/// Handles one frame; false when the connection is to be closed.
 async fn answer(
     frame: Frame,
     out: &mut BytesMut,
     state: &Arc<Mutex<State>>,
     fault: Fault,
     outbound: &mpsc::Sender<Bytes>,
-) {
+) -> bool {
     let opaque = frame.opaque;
     match Command::from_byte(frame.cmd).unwrap() {
         Command::ConnMeta => {
@@ -115,6 +124,9 @@ async fn answer(
                 state.publishes += 1;
                 state.publishes
             };
+            if fault == Fault::HangUp(number) {
+                return false;
+            }
             let refused = fault == Fault::Refuse(number);
             let ack = pb::MessageStoreAck {
                 message_id: header.message_id.clone(),
@@ -148,6 +160,7 @@ async fn answer(
         }
         _ => {}
     }
+    true
 }
 
 async fn deliver(state: &Arc<Mutex<State>>, body: &Bytes, times: usize) {
@@ -157,4 +170,16 @@ async fn deliver(state: &Arc<Mutex<State>>, body: &Bytes, times: usize) {
             group.send(body.clone()).await.unwrap();
         }
     }
+}
+
+/// Runs `kiteq-bench` with these arguments against `broker`, and gives the verdict and the JSON report.
+pub(crate) async fn bench(broker: &FakeBroker, arguments: &str) -> (Verdict, Value) {
+    let dir = tempfile::tempdir().unwrap();
+    let json = dir.path().join("result.json");
+    let address = broker.address.to_string();
+    let mut line = vec!["kiteq-bench"];
+    line.extend(arguments.split_whitespace());
+    line.extend(["--broker", &address, "--quiet", "--json", json.to_str().unwrap()]);
+    let verdict = run(Cli::try_parse_from(line).unwrap()).await.unwrap();
+    (verdict, serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap())
 }

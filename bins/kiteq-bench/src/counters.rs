@@ -21,7 +21,7 @@ pub struct Counters {
     pub acked_bytes: AtomicU64,
     /// Body bytes of received messages.
     pub delivered_bytes: AtomicU64,
-    /// Milestone for a rate of deliveries: when the latest came, ns of the monotonic clock.
+    /// When the latest delivery came, ns of the monotonic clock.
     pub last_delivery_ns: AtomicU64,
     /// The first refusal's text, for the report.
     pub first_refusal: std::sync::OnceLock<String>,
@@ -72,5 +72,13 @@ impl Counters {
             acked_bytes: self.acked_bytes.load(Relaxed),
             delivered_bytes: self.delivered_bytes.load(Relaxed),
         }
+    }
+}
+
+impl Snapshot {
+    /// Whether anything was acked, refused or received since.
+    #[must_use]
+    pub fn has_moved_since(&self, before: &Self) -> bool {
+        (self.acked, self.refused, self.delivered) != (before.acked, before.refused, before.delivered)
     }
 }
