@@ -1,10 +1,12 @@
 # The broker and its companions, as the scripts start them. Sourced after process.sh.
 # shellcheck shell=bash
 
-BIN="${CARGO_TARGET_DIR:-$ROOT/target}/release"
+# BROKER_BIN_DIR=DIR uses the binaries in DIR as they are, for trying other builds.
+BIN="${BROKER_BIN_DIR:-${CARGO_TARGET_DIR:-$ROOT/target}/release}"
 
 # Builds the release binaries once; every script that needs them shares this build.
 build_release() {
+    [[ -z ${BROKER_BIN_DIR:-} ]] || return 0
     [[ -x $BIN/kiteq ]] || say "building release binaries (the first build takes some minutes)"
     cargo build --quiet --release --locked -p kiteq -p kiteq-bench
 }
@@ -26,9 +28,20 @@ dataDir=$WORK_DIR/zookeeper
 clientPort=$1
 clientPortAddress=127.0.0.1
 admin.enableServer=false
+4lw.commands.whitelist=srvr
 maxClientCnxns=0
 CONFIG
     start_process zookeeper env JMXDISABLE=true ZOO_LOG_DIR="$WORK_DIR" \
         /usr/share/zookeeper/bin/zkServer.sh start-foreground "$WORK_DIR/zoo.cfg"
-    wait_for 60 "ZooKeeper" "$STARTED_PID" port_open "$1"
+    wait_for 60 "ZooKeeper" "$STARTED_PID" zookeeper_serves "$1"
+}
+
+# It takes connections before it serves them.
+zookeeper_serves() {
+    local answer
+    exec 3<>"/dev/tcp/127.0.0.1/$1" || return 1
+    printf srvr >&3
+    answer="$(timeout 2 cat <&3)" || true
+    exec 3>&-
+    [[ $answer == *Mode:* ]]
 }

@@ -15,10 +15,11 @@ open_work_dir() {
 }
 
 clean_up() {
-    local status=$1 pid
+    local status=$1 index
     trap '' INT TERM
-    for pid in "${STARTED_PIDS[@]}"; do
-        stop_process "$pid" 10 || true
+    # The last one first: a broker must not lose its registry while it stops.
+    for ((index = ${#STARTED_PIDS[@]} - 1; index >= 0; index--)); do
+        stop_process "${STARTED_PIDS[index]}" 15 || true
     done
     if [[ $status -ne 0 && $status -ne 130 && $status -ne 143 ]]; then
         show_logs
