@@ -83,7 +83,9 @@ impl Payload {
     /// # Errors
     /// When the header is not well-formed.
     pub fn with_header(&self, changes: HeaderChanges, scratch: &mut BytesMut) -> Result<Self, MessageError> {
-        let head = encode_head(self.header(), changes, self.body.len(), scratch)?;
+        let header = self.header();
+        let places = HeaderView::parse(header)?.places;
+        let head = encode_head(header, &places, changes, self.body.len(), scratch);
         Ok(Self { head, body: self.body.clone() })
     }
 }
@@ -126,6 +128,8 @@ pub struct Message {
     pub fly: bool,
     /// What is stored and delivered.
     pub payload: Payload,
+    /// Known right after decoding, so that changing the header then needs no second walk over it.
+    places: Option<ChangeablePlaces>,
 }
 
 /// Why a body is not a message.
@@ -157,6 +161,12 @@ pub enum MessageError {
     },
 }
 
+/// Where in an encoded Header the fields stand that [`HeaderChanges`] can set; empty where a field is absent.
+type ChangeablePlaces = [(u32, u32); CHANGEABLE.len()];
+
+/// The field numbers of what [`HeaderChanges`] can set.
+const CHANGEABLE: [u32; 4] = [4, 5, 7, 10];
+
 /// The fields of a Header, borrowed from its encoding.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct HeaderView<'a> {
@@ -178,6 +188,7 @@ pub struct HeaderView<'a> {
     pub fly: bool,
     /// Unix seconds; zero when absent.
     pub created_at: i64,
+    places: ChangeablePlaces,
 }
 
 const REQUIRED: [(u32, &str); 8] = [
@@ -199,8 +210,12 @@ impl<'a> HeaderView<'a> {
     pub fn parse(header: &'a [u8]) -> Result<Self, MessageError> {
         let mut view = Self::default();
         let mut seen = 0u32;
-        for field in Fields::of(header) {
-            let field = field?;
+        let mut fields = Fields::of(header);
+        while let Some(field) = fields.next().transpose()? {
+            if let Some(index) = CHANGEABLE.iter().position(|&number| number == field.number) {
+                let end = fields.offset();
+                view.places[index] = ((end - field.encoded.len()) as u32, end as u32);
+            }
             match (field.number, field.value) {
                 (1, Value::Bytes(bytes)) => view.message_id = bytes,
                 (2, Value::Bytes(bytes)) => view.topic = bytes,
@@ -255,9 +270,10 @@ impl Message {
         let head = if (header_position, body_position, field_count) == (1, 2, 2) {
             frame_body.slice(..frame_body.len() - body.len())
         } else {
-            encode_head(header, HeaderChanges::default(), body.len(), &mut BytesMut::new())?
+            encode_head(header, &view.places, HeaderChanges::default(), body.len(), &mut BytesMut::new())
         };
-        Self::from_view(kind, view, frame_body, Payload { head, body: body_bytes })
+        let message = Self::from_view(kind, view, frame_body, Payload { head, body: body_bytes })?;
+        Ok(Self { places: Some(view.places), ..message })
     }
 
     /// Builds a message from its decoded header, which is a part of `source`.
@@ -281,6 +297,7 @@ impl Message {
             committed: view.committed,
             fly: view.fly,
             payload,
+            places: None,
         })
     }
 
@@ -308,7 +325,14 @@ impl Message {
         if changes == HeaderChanges::default() {
             return Ok(());
         }
-        self.payload = self.payload.with_header(changes, scratch)?;
+        self.payload = match self.places.take() {
+            Some(places) => {
+                let Payload { head: _, body } = &self.payload;
+                let head = encode_head(self.payload.header(), &places, changes, body.len(), scratch);
+                Payload { head, body: body.clone() }
+            }
+            None => self.payload.with_header(changes, scratch)?,
+        };
         self.created_at = changes.created_at.unwrap_or(self.created_at);
         self.expires_at = changes.expires_at.unwrap_or(self.expires_at);
         self.deliver_limit = changes.deliver_limit.unwrap_or(self.deliver_limit);
@@ -318,44 +342,49 @@ impl Message {
 }
 
 /// Writes the head of a canonical message: `header` with `changes`, then tag and length of a body of `body_len` bytes.
+///
+/// Changed fields are left out where they stand and written at the end; of a scalar field that stands more than once, the
+/// last one counts.
 fn encode_head(
     header: &[u8],
+    places: &ChangeablePlaces,
     changes: HeaderChanges,
     body_len: usize,
     scratch: &mut BytesMut,
-) -> Result<Bytes, MessageError> {
+) -> Bytes {
     debug_assert!(scratch.is_empty(), "the scratch buffer lends memory, it holds nothing");
-    let replaced = [
-        (4, changes.expires_at.map(|value| value as u64)),
+    let values: [Option<u64>; CHANGEABLE.len()] = [
+        changes.expires_at.map(|value| value as u64),
         // A negative int32 is written sign-extended to 64 bits, as proto2 has it.
-        (5, changes.deliver_limit.map(|value| i64::from(value) as u64)),
-        (7, changes.committed.map(u64::from)),
-        (10, changes.created_at.map(|value| value as u64)),
+        changes.deliver_limit.map(|value| i64::from(value) as u64),
+        changes.committed.map(u64::from),
+        changes.created_at.map(|value| value as u64),
     ];
-    let replacement = |number: u32| replaced.iter().find_map(|&(n, value)| value.filter(|_| n == number));
-    // The header's length goes in front of it, so it is added up first.
-    let mut header_len = 0;
-    for field in Fields::of(header) {
-        let field = field?;
-        if replacement(field.number).is_none() {
-            header_len += field.encoded.len();
+    let mut left_out = [(0, 0); CHANGEABLE.len()];
+    let mut header_len = header.len();
+    for (index, value) in values.iter().enumerate() {
+        if let Some(value) = value {
+            left_out[index] = places[index];
+            header_len += 1 + varint_len(*value);
+            header_len -= (places[index].1 - places[index].0) as usize;
         }
     }
-    for (_, value) in replaced {
-        header_len += value.map_or(0, |value| 1 + varint_len(value));
-    }
+    left_out.sort_unstable();
     scratch.reserve(header_len + 2 * (1 + varint_len(u64::MAX)));
     put_bytes_field_header(scratch, 1, header_len);
-    for field in Fields::of(header).flatten() {
-        if replacement(field.number).is_none() {
-            scratch.extend_from_slice(field.encoded);
+    let mut copied = 0;
+    for (start, end) in left_out {
+        if end > 0 {
+            scratch.extend_from_slice(&header[copied..start as usize]);
+            copied = end as usize;
         }
     }
-    for (number, value) in replaced {
+    scratch.extend_from_slice(&header[copied..]);
+    for (number, value) in CHANGEABLE.into_iter().zip(values) {
         if let Some(value) = value {
             put_varint_field(scratch, number, value);
         }
     }
     put_bytes_field_header(scratch, 2, body_len);
-    Ok(scratch.split().freeze())
+    scratch.split().freeze()
 }

@@ -73,7 +73,25 @@ impl<'a> Fields<'a> {
         Self { message, offset: 0 }
     }
 
+    /// Where the next field starts.
+    #[must_use]
+    pub fn offset(&self) -> usize {
+        self.offset
+    }
+
+    #[inline]
     fn varint(&mut self) -> Result<u64, ScanError> {
+        // Tags, lengths and flags are nearly always one byte.
+        match self.message.get(self.offset) {
+            Some(&byte) if byte < 0x80 => {
+                self.offset += 1;
+                Ok(u64::from(byte))
+            }
+            _ => self.long_varint(),
+        }
+    }
+
+    fn long_varint(&mut self) -> Result<u64, ScanError> {
         let start = self.offset;
         let mut value = 0u64;
         for (index, byte) in self.message[start..].iter().take(10).enumerate() {
@@ -86,6 +104,7 @@ impl<'a> Fields<'a> {
         Err(ScanError::Varint { offset: start })
     }
 
+    #[inline]
     fn take(&mut self, field: u32, needed: u64) -> Result<&'a [u8], ScanError> {
         let rest = &self.message[self.offset..];
         match usize::try_from(needed).ok().and_then(|len| rest.get(..len)) {
@@ -97,6 +116,7 @@ impl<'a> Fields<'a> {
         }
     }
 
+    #[inline]
     fn field(&mut self) -> Result<Field<'a>, ScanError> {
         let start = self.offset;
         let tag = self.varint()?;
@@ -122,6 +142,7 @@ impl<'a> Fields<'a> {
 impl<'a> Iterator for Fields<'a> {
     type Item = Result<Field<'a>, ScanError>;
 
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
         if self.offset >= self.message.len() {
             return None;

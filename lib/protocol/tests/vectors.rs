@@ -285,3 +285,29 @@ proptest! {
         let _ = kiteq_protocol::Payload::from_canonical(Bytes::from(bytes));
     }
 }
+
+proptest! {
+    #[test]
+    fn any_change_of_any_header_is_what_prost_would_write(
+        header in any_header(),
+        created_at in proptest::option::of(any::<i64>()),
+        expires_at in proptest::option::of(any::<i64>()),
+        deliver_limit in proptest::option::of(any::<i32>()),
+        committed in proptest::option::of(any::<bool>()),
+    ) {
+        let changes = HeaderChanges { created_at, expires_at, deliver_limit, committed };
+        let mut expected = header.clone();
+        expected.create_time = created_at.or(header.create_time);
+        expected.expired_time = expires_at.unwrap_or(header.expired_time);
+        expected.deliver_limit = deliver_limit.unwrap_or(header.deliver_limit);
+        expected.commit = committed.unwrap_or(header.commit);
+        let mut message = decoded(&pb::StringMessage { header, body: "body".into() });
+        // Once with what decoding has found out, once more without.
+        for _ in 0..2 {
+            message.change_header(changes, &mut BytesMut::new()).unwrap();
+            let read = pb::StringMessage::decode(message.payload.to_bytes()).unwrap();
+            prop_assert_eq!(&read.header, &expected);
+            prop_assert_eq!(read.body, "body");
+        }
+    }
+}
