@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::builder::ClientBuilder;
 use crate::error::{CloseError, NotReady, PublishError, TransactionError};
-use crate::in_flight::Submitted;
+use crate::in_flight::{Intent, Submitted};
 use crate::publish::{Publish, Receipt};
 use crate::route::Pick;
 use crate::shared::Shared;
@@ -95,7 +95,8 @@ impl Client {
     /// # Cancel safety
     /// Dropped before it is ready, the message may have been sent or not.
     pub async fn publish(&self, publish: Publish) -> Result<Receipt, PublishError> {
-        self.submit(publish).await?.await
+        let intent = Intent { commit: true, awaited: true };
+        self.inner.shared.submit(publish, intent).await?.await
     }
 
     /// Queues a message and returns the future of its receipt, so that many can be in flight.
@@ -109,7 +110,7 @@ impl Client {
     /// # Cancel safety
     /// Dropped before it is ready, the message has not been sent.
     pub async fn submit(&self, publish: Publish) -> Result<Submitted, PublishError> {
-        self.inner.shared.submit(publish, true).await
+        self.inner.shared.submit(publish, Intent { commit: true, awaited: false }).await
     }
 
     /// Publishes many messages, as many at once as the windows allow, and waits for all of them.
@@ -159,7 +160,8 @@ impl Client {
         let id = publish.id.unwrap_or_else(|| shared.ids.next());
         // Known before it is sent: the broker may ask as soon as it has acked.
         let undecided = shared.transactions.begin(id);
-        let submitted = match shared.submit(publish.id(id), false).await {
+        let intent = Intent { commit: false, awaited: true };
+        let submitted = match shared.submit(publish.id(id), intent).await {
             Ok(submitted) => submitted,
             Err(error) => return Err(TransactionError::Prepare(error)),
         };

@@ -284,3 +284,73 @@ impl<H: Handler> AnyHandler for H {
         Box::pin(async move { self.handle(delivery).await })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use kiteq_protocol::pb;
+    use proptest::prelude::*;
+    use prost::Message as _;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_delivery_says_what_prost_reads(
+            id in any::<[u8; 16]>(),
+            (topic, message_type, group_id) in (".{0,40}", ".{0,40}", ".{0,40}"),
+            (expired_time, created_at) in any::<(i64, i64)>(),
+            properties in proptest::collection::vec((".{0,8}", ".{0,40}"), 0..4),
+            body in ".{0,100}",
+        ) {
+            let header = pb::Header {
+                message_id: MessageId(id).to_string(),
+                topic,
+                message_type,
+                expired_time,
+                deliver_limit: 100,
+                group_id,
+                commit: true,
+                fly: false,
+                properties: properties.iter().cloned().map(|(key, value)| pb::Entry { key, value }).collect(),
+                create_time: Some(created_at),
+                snappy: None,
+            };
+            let message = pb::StringMessage { header: header.clone(), body: body.clone() };
+            let encoded = Bytes::from(message.encode_to_vec());
+            let delivery = Delivery::decode(MessageKind::String, &encoded, 0).1.unwrap();
+            prop_assert_eq!(delivery.id(), MessageId(id));
+            prop_assert_eq!(delivery.topic(), header.topic);
+            prop_assert_eq!(delivery.message_type(), header.message_type);
+            prop_assert_eq!(delivery.publish_group(), header.group_id);
+            prop_assert_eq!((delivery.expires_at(), delivery.created_at()), (expired_time, created_at));
+            let read: Vec<_> =
+                delivery.properties().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+            prop_assert_eq!(read, properties);
+            prop_assert_eq!(delivery.text(), Some(body.as_str()));
+        }
+
+        #[test]
+        fn no_bytes_crash_the_decoder(
+            bytes in proptest::collection::vec(any::<u8>(), 0..300),
+            (position, byte) in any::<(usize, u8)>(),
+        ) {
+            let _ = Delivery::decode(MessageKind::Bytes, &Bytes::from(bytes), 1 << 20);
+            let header = pb::Header {
+                message_id: MessageId([7; 16]).to_string(),
+                topic: "trade".into(),
+                snappy: Some(true),
+                properties: vec![pb::Entry { key: "a".into(), value: "b".into() }],
+                ..Default::default()
+            };
+            let message = pb::BytesMessage { header, body: Bytes::from_static(b"\x04\x0cecho") };
+            let mut damaged = message.encode_to_vec();
+            let position = position % damaged.len();
+            damaged[position] = byte;
+            let (header, delivery) = Delivery::decode(MessageKind::Bytes, &Bytes::from(damaged), 1 << 20);
+            let _ = (header.topic(), header.message_type(), header.id_text());
+            if let Ok(delivery) = delivery {
+                let _ = (delivery.topic(), delivery.properties().count(), delivery.text());
+            }
+        }
+    }
+}

@@ -25,7 +25,7 @@ pub(crate) struct Outgoing {
     /// As it goes over the wire: compressed where `snappy` says so.
     body: Bytes,
     snappy: bool,
-    commit: bool,
+    pub(crate) intent: Intent,
     created_at: i64,
     expires_at: i64,
     accepted: Instant,
@@ -34,6 +34,15 @@ pub(crate) struct Outgoing {
     /// Places that it takes in a connection's window.
     pub(crate) places: u32,
     progress: Mutex<Progress>,
+}
+
+/// What the caller means to do with a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Intent {
+    /// Deliver it, or only prepare it.
+    pub(crate) commit: bool,
+    /// The caller waits for the ack before it does anything else.
+    pub(crate) awaited: bool,
 }
 
 #[derive(Debug, Default)]
@@ -53,11 +62,11 @@ impl Outgoing {
     pub(crate) fn new(
         publish: Publish,
         id: MessageId,
-        commit: bool,
+        intent: Intent,
         settings: &Settings,
     ) -> Result<Arc<Self>, PublishError> {
         let Publish { head, mut body, .. } = publish;
-        if head.fly && !commit {
+        if head.fly && !intent.commit {
             return Err(PublishError::Invalid { reason: "a fly message cannot be part of a transaction" });
         }
         let compressed = if head.snappy { snappy::compress(head.kind, &body) } else { None };
@@ -74,7 +83,7 @@ impl Outgoing {
             id,
             body,
             snappy,
-            commit,
+            intent,
             created_at: i64::try_from(now.as_secs()).unwrap_or(i64::MAX),
             expires_at,
             accepted,
@@ -98,7 +107,7 @@ impl Outgoing {
             expires_at: self.expires_at,
             deliver_limit: self.head.deliver_limit,
             group,
-            commit: self.commit,
+            commit: self.intent.commit,
             fly: self.head.fly,
             properties: &self.head.properties,
             created_at: self.created_at,

@@ -4,13 +4,14 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use kiteq_protocol::Dialect;
+use tokio::net::TcpStream;
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::in_flight::Outgoing;
-use crate::settings::Settings;
+use crate::settings::{PLACE_BYTES, Settings};
 use crate::slots::Slots;
 use crate::sync::lock;
 
@@ -18,6 +19,9 @@ use crate::sync::lock;
 const BUFFER_BYTES_KEPT: usize = 4 << 20;
 /// A message is not repeated on a connection that has more than this still to write: it has not got the first copy yet.
 const RESEND_BACKLOG_MAX: usize = 256 << 10;
+/// Answers to deliveries and checks that may wait for the socket, beyond the messages of a full window. Above it nothing is
+/// read that would ask for more.
+const ANSWER_BYTES_MAX: usize = 4 << 20;
 /// After so many resend periods nobody waits for the answer to a copy any more, and its slot is used again.
 const FORGET_AFTER_RESENDS: u32 = 10;
 
@@ -41,6 +45,8 @@ pub(crate) struct Link {
     line: Mutex<Line>,
     /// Wakes the writer.
     pub(crate) to_write: Notify,
+    /// Wakes a reader that waits for answers to be written.
+    pub(crate) drained: Notify,
     /// Deliveries of the current connections that have not been answered.
     pub(crate) deliveries: AtomicUsize,
     /// Counts requests that are not messages: heartbeats and verdicts.
@@ -51,11 +57,24 @@ pub(crate) struct Link {
 #[derive(Debug)]
 struct Line {
     session: SessionNumber,
-    open: bool,
+    /// The current connection.
+    socket: Option<Arc<TcpStream>>,
     out: BytesMut,
     /// The writer holds bytes that are not in the socket yet, and looks here again when they are.
     writing: bool,
     slots: Slots,
+}
+
+impl Line {
+    /// Writes without waking the writer: for a message that is alone and whose sender waits for its ack, so that nothing
+    /// will come to be batched with it. What the socket does not take, and any error, is left to the writer.
+    fn write_now(&mut self) {
+        if let (Some(socket), false) = (&self.socket, self.writing)
+            && let Ok(written) = socket.try_write(&self.out)
+        {
+            self.out.advance(written);
+        }
+    }
 }
 
 /// What [`Link::sweep`] found.
@@ -74,7 +93,7 @@ impl Link {
     pub(crate) fn new(address: &str, settings: &Settings, stop: CancellationToken) -> Self {
         let line = Line {
             session: 0,
-            open: false,
+            socket: None,
             out: BytesMut::new(),
             writing: false,
             slots: Slots::new(settings.window),
@@ -90,6 +109,7 @@ impl Link {
             refused: Mutex::new(None),
             line: Mutex::new(line),
             to_write: Notify::new(),
+            drained: Notify::new(),
             deliveries: AtomicUsize::new(0),
             requests: AtomicU32::new(0),
             stop,
@@ -121,10 +141,10 @@ impl Link {
     }
 
     /// A connection is up.
-    pub(crate) fn open_session(&self) -> SessionNumber {
+    pub(crate) fn open_session(&self, socket: Arc<TcpStream>) -> SessionNumber {
         let mut line = lock(&self.line);
         line.session += 1;
-        line.open = true;
+        line.socket = Some(socket);
         line.writing = false;
         line.out.clear();
         let session = line.session;
@@ -138,7 +158,7 @@ impl Link {
     pub(crate) fn end_session(&self) -> Vec<Arc<Outgoing>> {
         self.ready.store(false, Ordering::Release);
         let mut line = lock(&self.line);
-        line.open = false;
+        line.socket = None;
         line.out = BytesMut::new();
         line.writing = false;
         let mut messages = line.slots.take_all();
@@ -172,7 +192,8 @@ impl Link {
         message.copy_sent();
         let now = Instant::now();
         let mut line = lock(&self.line);
-        let opaque = if line.open { line.slots.insert(Arc::clone(message), now) } else { None };
+        let is_open = line.socket.is_some();
+        let opaque = if is_open { line.slots.insert(Arc::clone(message), now) } else { None };
         let Some(opaque) = opaque else {
             drop(line);
             message.copy_not_sent();
@@ -180,6 +201,9 @@ impl Link {
             return false;
         };
         message.put(&mut line.out, self.dialect, opaque, &self.group);
+        if message.intent.awaited && line.slots.len() == 1 {
+            line.write_now();
+        }
         self.wake_writer(&line);
         true
     }
@@ -187,7 +211,7 @@ impl Link {
     /// Sends a message again that waits under `opaque` here.
     pub(crate) fn resend(&self, opaque: u32, message: &Outgoing) {
         let mut line = lock(&self.line);
-        if line.open && line.slots.holds(opaque) && line.out.len() <= RESEND_BACKLOG_MAX {
+        if line.socket.is_some() && line.slots.holds(opaque) && line.out.len() <= RESEND_BACKLOG_MAX {
             message.copy_repeated();
             message.put(&mut line.out, self.dialect, opaque, &self.group);
             self.wake_writer(&line);
@@ -201,7 +225,7 @@ impl Link {
         put: impl FnOnce(&mut BytesMut, Dialect),
     ) -> bool {
         let mut line = lock(&self.line);
-        if !line.open || session.is_some_and(|session| session != line.session) {
+        if line.socket.is_none() || session.is_some_and(|session| session != line.session) {
             return false;
         }
         put(&mut line.out, self.dialect);
@@ -210,7 +234,7 @@ impl Link {
     }
 
     fn wake_writer(&self, line: &Line) {
-        if !line.writing {
+        if !line.writing && !line.out.is_empty() {
             self.to_write.notify_one();
         }
     }
@@ -224,8 +248,14 @@ impl Link {
         line.writing = !line.out.is_empty();
         if line.writing {
             std::mem::swap(&mut line.out, chunk);
+            self.drained.notify_one();
         }
         line.writing
+    }
+
+    /// Whether the broker asks for answers faster than it reads them.
+    pub(crate) fn is_clogged(&self) -> bool {
+        lock(&self.line).out.len() > self.window_places * PLACE_BYTES + ANSWER_BYTES_MAX
     }
 
     /// Settles the messages that a broker has answered; empties both lists. `taken` lends the memory.

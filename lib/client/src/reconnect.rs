@@ -50,11 +50,12 @@ pub(crate) async fn keep_connected(shared: Arc<Shared>, link: Arc<Link>) {
         };
         let error = match connected {
             Ok((stream, buffer)) => {
-                let session = link.open_session();
+                let socket = Arc::new(stream);
+                let session = link.open_session(Arc::clone(&socket));
                 tracing::info!(broker = %link.address, group = %settings.group, "connected");
                 shared.changed();
                 let since = Instant::now();
-                let end = serve(&shared, &link, session, stream, buffer).await;
+                let end = serve(&shared, &link, session, &socket, buffer).await;
                 shared.adopt(link.end_session());
                 shared.changed();
                 shared.settled.notify_waiters();

@@ -1,17 +1,17 @@
 //! One TCP connection to a broker, from its handshake to its end.
 
 use std::io;
+use std::net::Shutdown;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use kiteq_protocol::frame::{BODY_BYTES_MAX, put_frame};
 use kiteq_protocol::scan::{Fields, Value};
 use kiteq_protocol::{Command, Frame, FrameDecoder, FrameError, MessageError, MessageKind, pb};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use crate::consumer::Job;
@@ -125,17 +125,16 @@ pub(crate) async fn serve(
     shared: &Arc<Shared>,
     link: &Arc<Link>,
     session: SessionNumber,
-    mut stream: TcpStream,
+    socket: &TcpStream,
     buffer: BytesMut,
 ) -> Result<(), SessionError> {
     let pulse = Pulse::default();
-    let (mut read_half, mut write_half) = stream.split();
     let mut chunk = BytesMut::new();
     let broken = {
         let reader = Reader { shared, link, session, pulse: &pulse, found: Found::default() };
         tokio::select! {
-            error = reader.run(&mut read_half, buffer) => Some(error),
-            error = write_frames(shared, link, &mut write_half, &mut chunk) => Some(error),
+            error = reader.run(socket, buffer) => Some(error),
+            error = write_frames(shared, link, socket, &mut chunk) => Some(error),
             error = keep(shared, link, &pulse) => Some(error),
             () = link.stop.cancelled() => None,
         }
@@ -143,7 +142,7 @@ pub(crate) async fn serve(
     match broken {
         Some(error) => Err(error),
         None => {
-            let _ = timeout(GOODBYE_TIMEOUT, say_goodbye(link, &mut read_half, &mut write_half, chunk)).await;
+            let _ = timeout(GOODBYE_TIMEOUT, say_goodbye(link, socket, chunk)).await;
             Ok(())
         }
     }
@@ -151,20 +150,44 @@ pub(crate) async fn serve(
 
 /// Writes what is left and waits for the broker to close its side: closing first, with its bytes unread, would reset the
 /// connection and could take the last acks with it.
-async fn say_goodbye(
-    link: &Link,
-    read_half: &mut ReadHalf<'_>,
-    write_half: &mut WriteHalf<'_>,
-    mut chunk: BytesMut,
-) -> io::Result<()> {
-    write_half.write_all_buf(&mut chunk).await?;
+async fn say_goodbye(link: &Link, socket: &TcpStream, mut chunk: BytesMut) -> io::Result<()> {
+    write_all(socket, &mut chunk).await?;
     while link.take_out(&mut chunk) {
-        write_half.write_all_buf(&mut chunk).await?;
+        write_all(socket, &mut chunk).await?;
     }
-    write_half.shutdown().await?;
-    let mut ignored = BytesMut::with_capacity(READ_BYTES_MIN);
-    while read_half.read_buf(&mut ignored).await? > 0 {
+    socket2::SockRef::from(socket).shutdown(Shutdown::Write)?;
+    let mut ignored = BytesMut::new();
+    while read_some(socket, &mut ignored).await? > 0 {
         ignored.clear();
+    }
+    Ok(())
+}
+
+/// Appends what the socket has to `buffer`, waiting for it; 0 at the end of the stream.
+async fn read_some(socket: &TcpStream, buffer: &mut BytesMut) -> io::Result<usize> {
+    if buffer.capacity() - buffer.len() < READ_BYTES_MIN {
+        buffer.reserve(READ_BYTES);
+    }
+    loop {
+        socket.readable().await?;
+        match socket.try_read_buf(buffer) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            result => return result,
+        }
+    }
+}
+
+/// Writes `chunk` and empties it.
+///
+/// # Cancel safety
+/// What is left in `chunk` has not been written.
+async fn write_all(socket: &TcpStream, chunk: &mut BytesMut) -> io::Result<()> {
+    while !chunk.is_empty() {
+        match socket.try_write(chunk) {
+            Ok(written) => chunk.advance(written),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => socket.writable().await?,
+            Err(error) => return Err(error),
+        }
     }
     Ok(())
 }
@@ -181,12 +204,12 @@ struct Pulse {
 async fn write_frames(
     shared: &Shared,
     link: &Link,
-    write_half: &mut WriteHalf<'_>,
+    socket: &TcpStream,
     chunk: &mut BytesMut,
 ) -> SessionError {
     loop {
         while link.take_out(chunk) {
-            if let Err(error) = write_half.write_all_buf(chunk).await {
+            if let Err(error) = write_all(socket, chunk).await {
                 return error.into();
             }
         }
@@ -212,18 +235,14 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    async fn run(mut self, read_half: &mut ReadHalf<'_>, mut buffer: BytesMut) -> SessionError {
-        match self.read(read_half, &mut buffer).await {
+    async fn run(mut self, socket: &TcpStream, mut buffer: BytesMut) -> SessionError {
+        match self.read(socket, &mut buffer).await {
             Ok(()) => SessionError::Closed,
             Err(error) => error,
         }
     }
 
-    async fn read(
-        &mut self,
-        read_half: &mut ReadHalf<'_>,
-        buffer: &mut BytesMut,
-    ) -> Result<(), SessionError> {
+    async fn read(&mut self, socket: &TcpStream, buffer: &mut BytesMut) -> Result<(), SessionError> {
         let mut decoder = FrameDecoder::speaking(self.link.dialect, BODY_BYTES_MAX);
         loop {
             let mut result = Ok(());
@@ -240,10 +259,10 @@ impl Reader<'_> {
             // What came before a broken frame still counts.
             self.act().await;
             result?;
-            if buffer.capacity() - buffer.len() < READ_BYTES_MIN {
-                buffer.reserve(READ_BYTES);
+            while self.link.is_clogged() {
+                self.link.drained.notified().await;
             }
-            if read_half.read_buf(buffer).await? == 0 {
+            if read_some(socket, buffer).await? == 0 {
                 return Ok(());
             }
             self.pulse.heartbeats_unanswered.store(0, Ordering::Relaxed);
@@ -306,14 +325,16 @@ async fn keep(shared: &Arc<Shared>, link: &Arc<Link>, pulse: &Pulse) -> SessionE
             }
             shared.settled.notify_waiters();
         }
+        let is_paused = pulse.paused.load(Ordering::Relaxed);
         for (opaque, message) in sweep.late {
-            if !shared.send_elsewhere(&message, link) {
+            // The ack may wait in a socket that is not read at the moment.
+            if !is_paused && !shared.send_elsewhere(&message, link) {
                 link.resend(opaque, &message);
             }
         }
         if now >= next_heartbeat {
             next_heartbeat = now + settings.heartbeat_interval;
-            if pulse.paused.load(Ordering::Relaxed) {
+            if is_paused {
                 continue;
             }
             if pulse.heartbeats_unanswered.fetch_add(1, Ordering::Relaxed) >= HEARTBEATS_MISSED_MAX {

@@ -7,7 +7,7 @@ use kiteq_protocol::Dialect;
 use kiteq_protocol::frame::BODY_BYTES_MAX;
 
 /// A message takes one place in a window, and one more for each of these many bytes beyond the first.
-const PLACE_BYTES: usize = 64 * 1024;
+pub(crate) const PLACE_BYTES: usize = 64 * 1024;
 
 /// Everything that [`ClientBuilder`](crate::ClientBuilder) sets; the meaning of each is documented there.
 #[derive(Debug, Clone)]

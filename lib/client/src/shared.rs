@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 use crate::consumer::{Consumer, Job};
 use crate::error::PublishError;
 use crate::id::MessageIds;
-use crate::in_flight::{GiveUp, Outgoing, Submitted};
+use crate::in_flight::{GiveUp, Intent, Outgoing, Submitted};
 use crate::link::Link;
 use crate::publish::Publish;
 use crate::route::{Pick, Route};
@@ -79,13 +79,13 @@ impl Shared {
     pub(crate) async fn submit(
         self: &Arc<Self>,
         mut publish: Publish,
-        commit: bool,
+        intent: Intent,
     ) -> Result<Submitted, PublishError> {
         if self.is_closed() {
             return Err(PublishError::Closed);
         }
         let id = publish.id.take().unwrap_or_else(|| self.ids.next());
-        let message = Outgoing::new(publish, id, commit, &self.settings)?;
+        let message = Outgoing::new(publish, id, intent, &self.settings)?;
         let route = self.route(&message.head.topic)?;
         if !route.announced.load(Ordering::Relaxed) {
             self.announce(&route);

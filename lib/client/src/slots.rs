@@ -105,12 +105,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::in_flight::Intent;
     use crate::publish::Publish;
     use crate::settings::Settings;
 
     fn message(number: u8) -> Arc<Outgoing> {
-        Outgoing::new(Publish::bytes("t", "m", ""), MessageId([number; 16]), true, &Settings::new("g"))
-            .unwrap()
+        let intent = Intent { commit: true, awaited: false };
+        let publish = Publish::bytes("t", "m", "");
+        Outgoing::new(publish, MessageId([number; 16]), intent, &Settings::new("g")).unwrap()
     }
 
     #[test]

@@ -168,3 +168,19 @@ async fn deliveries_that_cannot_be_handled_are_nacked() {
     connection.deliver(6, header(1), b"").await;
     assert!(connection.delivered().await.1.status);
 }
+
+#[tokio::test]
+async fn a_broker_that_asks_but_does_not_listen_is_not_read_any_more_and_left() {
+    let broker = FakeBroker::start().await;
+    let registry = TestRegistry::with("trade", &[&broker.address]);
+    let client = client_of(&registry, "p").topics(["trade"]).window(1);
+    let _client = client.heartbeat_interval(Duration::from_millis(200)).build().await.unwrap();
+    let mut connection = broker.accept().await;
+    // Questions until the client has had enough of them; it never sees one of its answers read.
+    let flood = async {
+        let question = pb::Header { topic: "t".repeat(60_000), ..header(1) };
+        while connection.try_check(9, question.clone()).await.is_ok() {}
+    };
+    soon("the end of the connection", flood).await;
+    broker.accept().await;
+}

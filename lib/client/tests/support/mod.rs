@@ -258,6 +258,14 @@ impl Connection {
         self.send(Command::TxAck, opaque, &question).await;
     }
 
+    /// Asks about a transaction; an error when the connection is gone.
+    pub async fn try_check(&mut self, opaque: u32, header: pb::Header) -> std::io::Result<()> {
+        let question = pb::TxAckPacket { header, status: 0, feedback: "Server Check".to_owned() };
+        let mut buf = BytesMut::new();
+        put_frame(&mut buf, self.dialect(), Command::TxAck, opaque, &question);
+        self.stream.write_all(&buf).await
+    }
+
     /// The next verdict.
     pub async fn verdict(&mut self) -> (u32, pb::TxAckPacket) {
         let frame = self.receive(Command::TxAck).await;
