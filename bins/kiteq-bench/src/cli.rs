@@ -18,6 +18,7 @@ Start a broker with `kiteq` (no flags needed), then in another terminal:
   kiteq-bench e2e --connections 1 --consumers 1 --window 1 --duration 5s
                                               the latency of one message at a time
   kiteq-bench e2e --rate 100k --duration 30s  the latency at a given rate, stalls included
+  kiteq-bench backlog --count 10M             messages pile up for a group that is away, then it comes back
   kiteq-bench limits                          the machine alone: no broker needed
 
 Reading the result: publish-to-ack is the time from the moment a message was to be sent to its ack, end-to-end the time \
@@ -45,6 +46,8 @@ pub enum Command {
     Consume(ConsumeArgs),
     /// Publish and receive in one process, and measure from end to end.
     E2e(E2eArgs),
+    /// Let messages pile up for a group that is away, then let it come back and drain them.
+    Backlog(BacklogArgs),
 }
 
 /// `limits`
@@ -134,6 +137,44 @@ pub struct E2eArgs {
     /// The comparison.
     #[command(flatten)]
     pub limits: WithLimitsArgs,
+    /// Results.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// `backlog`
+#[derive(Debug, Args)]
+pub struct BacklogArgs {
+    /// The broker.
+    #[command(flatten)]
+    pub target: TargetArgs,
+    /// The frames.
+    #[command(flatten)]
+    pub shape: ShapeArgs,
+    /// The groups.
+    #[command(flatten)]
+    pub groups: GroupArgs,
+    /// Messages to pile up.
+    #[arg(long, value_parser = parse_count, default_value = "1M")]
+    pub count: u64,
+    /// Topics, in turn: how many, or a list of names.
+    #[arg(long, default_value = "1")]
+    pub topics: String,
+    /// Only pile up, and leave the messages waiting (to restart the broker, say).
+    #[arg(long, conflicts_with = "drain_only")]
+    pub fill_only: bool,
+    /// Only drain what an earlier --fill-only left.
+    #[arg(long)]
+    pub drain_only: bool,
+    /// Check that every acked message reaches every group; exit code 1 when one does not.
+    #[arg(long, conflicts_with_all = ["fill_only", "drain_only"])]
+    pub verify: bool,
+    /// Of the missing messages, list so many ids for each group.
+    #[arg(long, default_value_t = 10)]
+    pub list_missing: usize,
+    /// Give up when nothing has arrived for so long.
+    #[arg(long, value_parser = parse_duration, default_value = "30s")]
+    pub settle_timeout: Duration,
     /// Results.
     #[command(flatten)]
     pub output: OutputArgs,
@@ -327,7 +368,7 @@ mod tests {
     fn every_example_in_the_help_parses() {
         let examples: Vec<_> =
             EXAMPLES.lines().filter_map(|line| line.trim().strip_prefix("kiteq-bench ")).collect();
-        assert_eq!(examples.len(), 5);
+        assert_eq!(examples.len(), 6);
         for example in examples {
             let arguments = example.split("  ").next().unwrap().split_whitespace();
             Cli::try_parse_from(std::iter::once("kiteq-bench").chain(arguments)).unwrap();

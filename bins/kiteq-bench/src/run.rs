@@ -34,10 +34,17 @@ pub struct Run {
 }
 
 impl Run {
-    /// A run with a fresh id that measures from the start.
+    /// A run with a fresh id, or the ledger's, that measures from the start.
     #[must_use]
     pub fn new(ledger: Option<Arc<Ledger>>) -> Arc<Self> {
-        let run_id = ledger.as_ref().map_or_else(|| fastrand::u64(1..), |ledger| ledger.run_id());
+        Self::of(None, ledger)
+    }
+
+    /// Another run for messages of an earlier one, where `run_id` is given.
+    #[must_use]
+    pub fn of(run_id: Option<u64>, ledger: Option<Arc<Ledger>>) -> Arc<Self> {
+        let of_ledger = || ledger.as_ref().map(|ledger| ledger.run_id());
+        let run_id = run_id.or_else(of_ledger).unwrap_or_else(|| fastrand::u64(1..));
         Arc::new(Self {
             run_id,
             counters: Counters::default(),

@@ -11,6 +11,8 @@ use tokio::time::timeout;
 use crate::cli::{Bind, GroupArgs, TargetArgs, is_local};
 use crate::cpu::listener_pid;
 
+/// A broker hears of new bindings within this time.
+const WATCH_DELAY: Duration = Duration::from_secs(1);
 /// Where brokers are looked for when nothing is said.
 pub const REGISTRY_DEFAULT: &str = "http://127.0.0.1:13801";
 /// A registry may take so long to answer.
@@ -80,6 +82,10 @@ impl Target {
                 .map_err(|_| anyhow::anyhow!("no answer within {REGISTRY_TIMEOUT:?}"))
                 .and_then(|result| result.map_err(anyhow::Error::from))
                 .with_context(|| format!("cannot publish the bindings of group {group:?}"))?;
+        }
+        if !self.uri.starts_with("http://") {
+            // A broker's own registry has the bindings when it answers; from any other one the broker has yet to hear.
+            tokio::time::sleep(WATCH_DELAY).await;
         }
         Ok(())
     }

@@ -101,3 +101,27 @@ async fn a_broker_that_is_not_there_is_an_error_that_says_what_to_start() {
     assert!(error.to_string().contains("no broker at 127.0.0.1:1"), "{error}");
     assert!(error.to_string().contains("Start one"), "{error}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backlog_is_filled_and_drained() {
+    let broker = FakeBroker::start(Fault::None).await;
+    broker.bind("bench-consumer-backlog");
+    let line = "backlog --verify --count 1000 --window 50 --size 100 --settle-timeout 1s";
+    let (verdict, report) = bench(&broker, line).await;
+    assert_eq!(verdict, Verdict::Fine);
+    assert_eq!(
+        (&report["flows"][0]["messages"], &report["flows"][1]["messages"]),
+        (&1000.into(), &1000.into())
+    );
+    assert_eq!(report["broker_memory"].as_array().unwrap().len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_run_piled_up_another_one_drains() {
+    let broker = FakeBroker::start(Fault::None).await;
+    broker.bind("bench-consumer-backlog");
+    let (_, report) = bench(&broker, "backlog --fill-only --count 700 --size 100").await;
+    assert_eq!(report["flows"].as_array().unwrap().len(), 1);
+    let (_, report) = bench(&broker, "backlog --drain-only --count 700 --size 100").await;
+    assert_eq!((&report["flows"][0]["messages"], &report["undelivered"]), (&700.into(), &0.into()));
+}

@@ -1,5 +1,6 @@
 //! One file for each subcommand: from its arguments to a report.
 
+pub mod backlog;
 pub mod consume;
 pub mod e2e;
 pub mod limits;
@@ -29,6 +30,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<Verdict> {
         Command::Produce(args) => produce::run(args, &mut signals).await,
         Command::Consume(args) => consume::run(args, &mut signals).await,
         Command::E2e(args) => e2e::run(args, &mut signals).await,
+        Command::Backlog(args) => backlog::run(args, &mut signals).await,
     }
 }
 

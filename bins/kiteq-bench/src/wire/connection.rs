@@ -8,18 +8,20 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use kiteq_protocol::frame::{BODY_BYTES_MAX, put_frame};
-use kiteq_protocol::{Command, FrameDecoder, pb};
+use kiteq_protocol::frame::{HEADER_LEN, put_frame};
+use kiteq_protocol::{Command, pb};
 use prost::Message as _;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::wire::inbound::{BadLength, FrameView, split_frame};
+use crate::wire::inbound::{BadLength, FrameView, frame_len, split_frame};
 use crate::wire::template::DIALECT;
 
 /// Reaching a server and its answer to CONN_META may take so long.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// No broker has more to say to CONN_META.
+const AUTH_BYTES_MAX: usize = 64 * 1024;
 /// Bytes that one read may bring.
 const READ_BYTES: usize = 256 * 1024;
 
@@ -99,22 +101,32 @@ pub async fn connect(address: &str, group: &str, secret: &str) -> Result<TcpStre
     Ok(stream)
 }
 
+/// Reads exactly the answer: what follows it, a waiting message perhaps, belongs to the engine.
 async fn exchange_hello(stream: &mut TcpStream, hello: &[u8]) -> Result<pb::ConnAuthAck, String> {
     stream.write_all(hello).await.map_err(|error| error.to_string())?;
-    let mut decoder = FrameDecoder::speaking(DIALECT, BODY_BYTES_MAX);
-    let mut received = BytesMut::new();
+    let mut answer = vec![0; HEADER_LEN];
+    let mut filled = 0;
     loop {
-        if let Some(frame) = decoder.decode(&mut received).map_err(|error| error.to_string())? {
-            if frame.cmd != Command::ConnAuth as u8 {
-                return Err(format!("its first frame has command {:#04x}, not CONN_AUTH", frame.cmd));
+        match stream.read_exact(&mut answer[filled..]).await {
+            Ok(_) => filled = answer.len(),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                return Err("it closed the connection".to_owned());
             }
-            return pb::ConnAuthAck::decode(frame.body).map_err(|error| error.to_string());
-        }
-        match stream.read_buf(&mut received).await {
-            Ok(0) => return Err("it closed the connection".to_owned()),
-            Ok(_) => {}
             Err(error) => return Err(error.to_string()),
         }
+        let needed = match split_frame(&answer).map_err(|error| error.to_string())? {
+            Some((frame, _)) if frame.cmd == Command::ConnAuth as u8 => {
+                return pb::ConnAuthAck::decode(frame.body).map_err(|error| error.to_string());
+            }
+            Some((frame, _)) => {
+                return Err(format!("its first frame has command {:#04x}, not CONN_AUTH", frame.cmd));
+            }
+            None => frame_len(&answer).unwrap_or(HEADER_LEN),
+        };
+        if needed > AUTH_BYTES_MAX {
+            return Err(format!("its first frame has {needed} bytes"));
+        }
+        answer.resize(needed, 0);
     }
 }
 

@@ -45,6 +45,13 @@ pub fn split_frame(bytes: &[u8]) -> Result<Option<(FrameView<'_>, &[u8])>, BadLe
     Ok(Some((FrameView { opaque: u32::from_be_bytes([o0, o1, o2, o3]), cmd, body }, rest)))
 }
 
+/// Length of the header-only frame that `bytes` begin with, once its header is there. The length may be impossible.
+#[must_use]
+pub fn frame_len(bytes: &[u8]) -> Option<usize> {
+    let length = bytes.first_chunk::<HEADER_LEN>()?.last_chunk::<4>()?;
+    Some(HEADER_LEN + u32::from_be_bytes(*length) as usize)
+}
+
 /// The id's text of a published or delivered message, or of a STORE_ACK: the first field of the first field.
 ///
 /// Every encoder in the field writes the header first and the id first within it, which this takes as a short cut;
@@ -79,6 +86,8 @@ mod tests {
         for len in 0..frame.len() {
             assert_eq!(split_frame(&frame[..len]), Ok(None), "{len} bytes");
         }
+        assert_eq!(frame_len(&frame[..18]), None);
+        assert_eq!(frame_len(&frame[..19]), Some(frame.len()));
         let mut two = frame.clone();
         two.extend_from_slice(&frame[..10]);
         let (view, rest) = split_frame(&two).unwrap().unwrap();

@@ -32,7 +32,7 @@ use crate::wire::template::{DIALECT, MessageShape, Template, Variation, commit_f
 use crate::wire::workers::Local;
 
 /// An open loop sends what has come due at most so often. Finer steps cost more of the CPU that is being measured.
-const PACE_STEP_NS: u64 = 50_000;
+const PACE_STEP_NS: u64 = 100_000;
 /// Brokers close connections that are silent for longer.
 pub(crate) const HEARTBEAT_PERIOD: Duration = Duration::from_secs(30);
 

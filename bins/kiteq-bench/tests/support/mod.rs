@@ -37,6 +37,8 @@ struct State {
     acked_deliveries: u64,
     committed: u64,
     groups: HashMap<String, mpsc::Sender<Bytes>>,
+    /// What waits for groups that are bound and away.
+    waiting: HashMap<String, Vec<Bytes>>,
     prepared: HashMap<String, Bytes>,
 }
 
@@ -59,6 +61,12 @@ impl FakeBroker {
             }
         });
         Self { address, state }
+    }
+
+    /// Keeps messages for a group until it comes.
+    #[allow(dead_code, reason = "not every test file lets messages wait")]
+    pub(crate) fn bind(&self, group: &str) {
+        self.state.lock().unwrap().waiting.insert(group.to_owned(), Vec::new());
     }
 
     /// Deliveries that consumers acked true.
@@ -112,7 +120,11 @@ async fn answer(
         Command::ConnMeta => {
             let group = pb::ConnMeta::decode(frame.body).unwrap().group_id;
             if group != PRODUCERS {
-                state.lock().unwrap().groups.insert(group, outbound.clone());
+                let mut state = state.lock().unwrap();
+                for body in state.waiting.remove(&group).unwrap_or_default() {
+                    outbound.try_send(body).unwrap();
+                }
+                state.groups.insert(group, outbound.clone());
             }
             let auth = pb::ConnAuthAck { status: true, feedback: "Auth Succ".to_owned() };
             put_frame(out, Dialect::GO, Command::ConnAuth, opaque, &auth);
@@ -164,7 +176,11 @@ async fn answer(
 }
 
 async fn deliver(state: &Arc<Mutex<State>>, body: &Bytes, times: usize) {
-    let groups: Vec<_> = state.lock().unwrap().groups.values().cloned().collect();
+    let groups: Vec<_> = {
+        let mut state = state.lock().unwrap();
+        state.waiting.values_mut().for_each(|waiting| waiting.push(body.clone()));
+        state.groups.values().cloned().collect()
+    };
     for group in groups {
         for _ in 0..times {
             group.send(body.clone()).await.unwrap();
