@@ -312,7 +312,7 @@ impl Reader<'_> {
 async fn keep(shared: &Arc<Shared>, link: &Arc<Link>, pulse: &Pulse) -> SessionError {
     let settings = &shared.settings;
     let resend_after = settings.resend_after;
-    let period = (resend_after / 8).clamp(Duration::from_millis(5), Duration::from_millis(250));
+    let period = (resend_after / 4).clamp(Duration::from_millis(5), Duration::from_millis(500));
     let mut ticks = interval(period.min(settings.heartbeat_interval));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut next_heartbeat = Instant::now() + settings.heartbeat_interval;

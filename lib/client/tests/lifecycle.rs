@@ -23,12 +23,12 @@ async fn messages_are_spread_over_the_brokers_of_a_topic() {
     let (mut one, mut other) = tokio::join!(one.accept(), other.accept());
     // Until both are ready on the client's side, one of them may get more.
     let mut submitted = Vec::new();
-    for _ in 0..40 {
+    for _ in 0..1000 {
         submitted.push(client.submit(message()).await.unwrap());
         tokio::task::yield_now().await;
     }
     for connection in [&mut one, &mut other] {
-        for _ in 0..10 {
+        for _ in 0..100 {
             let published = connection.published().await;
             connection.ack(&published).await;
         }

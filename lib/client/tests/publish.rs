@@ -215,7 +215,7 @@ async fn without_an_ack_until_its_deadline_a_message_is_unconfirmed() {
     let broker = FakeBroker::start().await;
     let registry = TestRegistry::with("trade", &[&broker.address]);
     let client = client_of(&registry, "p").build().await.unwrap();
-    let publish = message("a").timeout(Duration::from_millis(250));
+    let publish = message("a").timeout(Duration::from_secs(1));
     let (submitted, _connection) = tokio::join!(client.submit(publish), broker.accept());
     let submitted = submitted.unwrap();
     let id = submitted.id();
