@@ -24,6 +24,8 @@ mod options;
 mod read;
 mod reader;
 mod recovery;
+#[cfg(test)]
+mod simulation;
 mod tasks;
 mod threads;
 mod time;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use kiteq_protocol::{MessageId, Payload};
 
-use super::codec::{MessageRecord, RECORD_HEADER_LEN, RawRecord, RecordType, decode_groups};
+use super::codec::{MessageRecord, RECORD_HEADER_LEN, RawRecord, RecordFault, RecordType, decode_groups};
 use super::disk::DiskFile;
 use super::index::{Aside, Death, Entry, Index, Place};
 use crate::error::StoreError;
@@ -24,11 +24,8 @@ impl Source {
         StoreError::Unavailable { place: self.shown(), reason: error.to_string() }
     }
 
-    pub(crate) fn corrupt(&self, offset: u64, reason: impl ToString) -> StoreError {
-        StoreError::Corrupt {
-            place: format!("{} at offset {offset}", self.shown()),
-            reason: reason.to_string(),
-        }
+    pub(crate) fn corrupt(&self, offset: u64, reason: impl Into<String>) -> StoreError {
+        StoreError::Corrupt { place: format!("{} at offset {offset}", self.shown()), reason: reason.into() }
     }
 
     fn shown(&self) -> String {
@@ -44,7 +41,7 @@ impl Source {
     pub(crate) fn read_whole(&self, offset: u64) -> Result<Bytes, StoreError> {
         let mut header = [0; RECORD_HEADER_LEN];
         self.file.read_at(&mut header, offset).map_err(|error| self.unavailable(&error))?;
-        let (len, _) = RawRecord::peek(&header).map_err(|fault| self.corrupt(offset, fault))?;
+        let (len, _) = RawRecord::peek(&header).map_err(|fault| self.corrupt(offset, fault.to_string()))?;
         if offset + len as u64 > self.file.len() {
             return Err(self.corrupt(offset, "the record goes beyond the end of the file"));
         }
@@ -52,7 +49,7 @@ impl Source {
     }
 
     pub(crate) fn parse<'a>(&self, offset: u64, bytes: &'a [u8]) -> Result<RawRecord<'a>, StoreError> {
-        RawRecord::parse(bytes, self.seed).map_err(|fault| self.corrupt(offset, fault))
+        RawRecord::parse(bytes, self.seed).map_err(|fault| self.corrupt(offset, fault.to_string()))
     }
 
     /// Checks a record and takes the message out of it.
@@ -66,7 +63,7 @@ impl Source {
         if !matches!(record.record_type, RecordType::Published | RecordType::Moved) {
             return Err(self.corrupt(offset, "not a message"));
         }
-        let message = record.message().map_err(|fault| self.corrupt(offset, fault))?;
+        let message = record.message().map_err(|fault| self.corrupt(offset, fault.to_string()))?;
         if message.id != *id {
             return Err(self.corrupt(offset, format!("message {} is there instead of {id}", message.id)));
         }
@@ -77,7 +74,7 @@ impl Source {
     pub(crate) fn loaded(&self, offset: u64, bytes: &Bytes, id: &MessageId) -> Result<Loaded, StoreError> {
         let message = self.message(offset, bytes, id)?;
         let payload = Payload::from_canonical(bytes.slice(message.payload.clone()))
-            .map_err(|error| self.corrupt(offset, error))?;
+            .map_err(|error| self.corrupt(offset, error.to_string()))?;
         Ok(Loaded { id: *id, kind: message.kind, payload })
     }
 }
@@ -129,7 +126,7 @@ impl DeadLetterPlan {
             Some((Aside::At(place), Some(source))) => {
                 let bytes = source.read_whole(place.offset())?;
                 let record = source.parse(place.offset(), &bytes)?;
-                let malformed = |fault| source.corrupt(place.offset(), fault);
+                let malformed = |fault: RecordFault| source.corrupt(place.offset(), fault.to_string());
                 let (died_at, reason, groups) = record.death().map_err(malformed)?;
                 let groups = decode_groups(groups, record.count)
                     .ok_or_else(|| source.corrupt(place.offset(), "malformed groups"))?;

@@ -74,7 +74,11 @@ fn prepare(disk: &dyn Disk, number: u32, len: u64, spare: Option<&str>) -> io::R
         None => disk.create(&name, len)?,
     };
     // Before anything is written to it: what is acknowledged must not sit in a file without a name.
-    disk.sync_directory()?;
+    if let Err(error) = disk.sync_directory() {
+        // Or every further attempt would leave a file behind; the error that counts is the first.
+        let _ = disk.delete(&name);
+        return Err(error);
+    }
     Ok(Prepared { number, file })
 }
 

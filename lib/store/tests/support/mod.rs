@@ -1,5 +1,5 @@
 //! What the tests of the store share: messages, and calls that wait for their answer.
-#![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
 
 use std::sync::mpsc;
 use std::time::Duration;

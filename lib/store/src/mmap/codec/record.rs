@@ -161,11 +161,16 @@ impl<'a> RawRecord<'a> {
             message_type: &self.body[topic_end..type_end],
             payload: RECORD_HEADER_LEN + states_end..self.len,
             moved: if moved {
+                let dead = self.flags & FLAG_DEAD != 0;
                 Some(MovedState {
                     published_lsn: u64_at(self.body, 36),
-                    dead: self.flags & FLAG_DEAD != 0,
-                    states: &self.body[type_end..states_end],
+                    death: match dead {
+                        true => Some(reason_from_byte(self.reason).ok_or(RecordFault::Content)?),
+                        false => None,
+                    },
                     died_at: u64_at(self.body, 44) as i64,
+                    states: &self.body[type_end..states_end],
+                    states_count: self.count,
                 })
             } else {
                 None
@@ -236,10 +241,12 @@ pub(crate) struct MessageRecord<'a> {
 pub(crate) struct MovedState<'a> {
     /// LSN of the published record, which orders messages.
     pub(crate) published_lsn: u64,
-    pub(crate) dead: bool,
+    /// Why it is a dead letter; `None` when it is live.
+    pub(crate) death: Option<DeadReason>,
     pub(crate) died_at: i64,
     /// Encoded group states.
     pub(crate) states: &'a [u8],
+    pub(crate) states_count: u32,
 }
 
 /// The ids of a record of many.
@@ -279,13 +286,13 @@ pub(crate) struct RecordWriter<'a> {
 
 impl<'a> RecordWriter<'a> {
     /// Every record goes through here once: header first, length and checksum when the rest is there.
-    fn begin(buffer: &'a mut Vec<u8>, seed: u32, lsn: u64, record_type: RecordType, count: usize) -> Self {
+    fn begin(buffer: &'a mut Vec<u8>, seed: u32, lsn: u64, record_type: RecordType, count: u32) -> Self {
         let start = buffer.len();
         debug_assert!(start.is_multiple_of(RECORD_ALIGNMENT), "records are aligned");
         buffer.extend_from_slice(&[0; 8]);
         buffer.extend_from_slice(&lsn.to_le_bytes());
         buffer.extend_from_slice(&[record_type as u8, 0, 0, 0]);
-        buffer.extend_from_slice(&(count as u32).to_le_bytes());
+        buffer.extend_from_slice(&count.to_le_bytes());
         Self { buffer, start, seed }
     }
 
@@ -329,13 +336,11 @@ impl<'a> RecordWriter<'a> {
         message: &MessageRecord<'_>,
         payload: &[u8],
         moved: &MovedState<'_>,
-        death: Option<DeadReason>,
-        states_count: usize,
     ) -> usize {
-        let mut record = Self::begin(buffer, seed, lsn, RecordType::Moved, states_count);
+        let mut record = Self::begin(buffer, seed, lsn, RecordType::Moved, moved.states_count);
         let committed = if message.committed { FLAG_COMMITTED } else { 0 };
-        let dead = if death.is_some() { FLAG_DEAD } else { 0 };
-        record.set(committed | dead, message.kind as u8, death.map_or(0, |reason| reason as u8));
+        let dead = if moved.death.is_some() { FLAG_DEAD } else { 0 };
+        record.set(committed | dead, message.kind as u8, moved.death.map_or(0, |reason| reason as u8));
         let buffer = &mut *record.buffer;
         buffer.extend_from_slice(&message.id.0);
         buffer.extend_from_slice(&message.expires_at.to_le_bytes());
@@ -360,7 +365,7 @@ impl<'a> RecordWriter<'a> {
         at: i64,
         ids: &[MessageId],
     ) -> usize {
-        let record = Self::begin(buffer, seed, lsn, record_type, ids.len());
+        let record = Self::begin(buffer, seed, lsn, record_type, ids.len() as u32);
         record.buffer.extend_from_slice(&at.to_le_bytes());
         for id in ids {
             record.buffer.extend_from_slice(&id.0);
@@ -379,7 +384,7 @@ impl<'a> RecordWriter<'a> {
         id: MessageId,
         states: &[GroupState],
     ) -> usize {
-        let record = Self::begin(buffer, seed, lsn, RecordType::Noted, states.len());
+        let record = Self::begin(buffer, seed, lsn, RecordType::Noted, states.len() as u32);
         record.buffer.extend_from_slice(&id.0);
         for state in states {
             put_group(record.buffer, &state.group, state.attempts, state.done);
@@ -399,7 +404,7 @@ impl<'a> RecordWriter<'a> {
         died_at: i64,
         kill: &Kill,
     ) -> usize {
-        let mut record = Self::begin(buffer, seed, lsn, RecordType::Dead, kill.groups.len());
+        let mut record = Self::begin(buffer, seed, lsn, RecordType::Dead, kill.groups.len() as u32);
         record.set(0, 0, kill.reason as u8);
         record.buffer.extend_from_slice(&id.0);
         record.buffer.extend_from_slice(&died_at.to_le_bytes());

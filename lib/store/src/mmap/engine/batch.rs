@@ -7,7 +7,7 @@ use crate::command::Command;
 use crate::error::StoreError;
 use crate::held::{AppendOutcome, VerdictOutcome};
 use crate::mailbox::lock;
-use crate::mmap::index::{Aside, Death, Index};
+use crate::mmap::index::{Aside, Death, Entry, Index};
 
 impl Engine {
     /// Writes what the batch encoded, and runs its closures.
@@ -20,6 +20,7 @@ impl Engine {
             if let (Err(error), false) = (&written, failed_before) {
                 take_back(&mut index, &mut completions, error);
                 self.relocations.clear();
+                keep_deaths(&mut index);
             }
             for relocation in self.relocations.drain(..) {
                 relocate(&mut index, relocation, self.log.last_lsn());
@@ -103,6 +104,43 @@ fn take_back(index: &mut Index, completions: &mut [Completion], error: &StoreErr
             | Completion::Barrier { .. }
             | Completion::Close { .. }
             | Completion::Refused(_) => {}
+        }
+    }
+    refuse_repetitions(index, completions, error);
+}
+
+/// What repeated something of the same batch must not be told that it is done.
+fn refuse_repetitions(index: &Index, completions: &mut [Completion], error: &StoreError) {
+    for completion in completions {
+        match completion {
+            Completion::Append { results, .. } => {
+                for (message, outcome) in results {
+                    if *outcome == AppendOutcome::Duplicate && !index.knows(&message.id) {
+                        *outcome = AppendOutcome::Refused(error.clone());
+                    }
+                }
+            }
+            Completion::Decide { ids, outcomes, .. } => {
+                for (id, outcome) in ids.iter().zip(outcomes) {
+                    let undecided = index
+                        .find(id)
+                        .and_then(|slot| index.get(slot))
+                        .is_some_and(|entry| !entry.is_committed() && !entry.is_dead());
+                    if *outcome == VerdictOutcome::Ignored && undecided {
+                        *outcome = VerdictOutcome::Failed(error.clone());
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Deaths that did not reach the disk are kept in memory, so that they can be read.
+fn keep_deaths(index: &mut Index) {
+    for (slot, death) in std::mem::take(&mut index.unwritten_dead) {
+        if index.get(slot).is_some_and(Entry::is_dead) {
+            index.set_aside(slot, Some(Aside::Unlogged(Arc::new(death))));
         }
     }
 }

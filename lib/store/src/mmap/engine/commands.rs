@@ -213,13 +213,18 @@ impl Engine {
         let index = held.index();
         let Some(entry) = index.get(slot).filter(|entry| !entry.is_dead()) else { return };
         let (id, died_at) = (entry.id, self.now.unix_seconds);
-        let aside = if room.is_ok() {
+        let aside = room.is_ok().then(|| {
             let (place, _) =
                 self.log.put(|buffer, seed, lsn| RecordWriter::dead(buffer, seed, lsn, id, died_at, &kill));
-            index.unwritten_dead.insert(slot);
             Aside::At(place)
-        } else {
-            Aside::Unlogged(Arc::new(Death { reason: kill.reason, died_at, groups: kill.groups }))
+        });
+        let death = Death { reason: kill.reason, died_at, groups: kill.groups };
+        let aside = match aside {
+            Some(aside) => {
+                index.unwritten_dead.insert(slot, death);
+                aside
+            }
+            None => Aside::Unlogged(Arc::new(death)),
         };
         index.set_dead(slot, true);
         index.set_aside(slot, Some(aside));

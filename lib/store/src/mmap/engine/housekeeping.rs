@@ -67,7 +67,7 @@ impl Engine {
                 self.housekeeping.synced_at = self.now.monotonic;
                 self.log.note_synced(lsn, result);
             }
-            Outcome::Collected(collected) => self.collected(held, collected),
+            Outcome::Collected(collected) => self.collected(held, &collected),
         }
     }
 
@@ -157,7 +157,7 @@ impl Engine {
     }
 
     /// Copies what was found, and looks for more.
-    fn collected(&mut self, held: &mut Held<'_>, collected: Collected) {
+    fn collected(&mut self, held: &mut Held<'_>, collected: &Collected) {
         let Some(mut copying) = self.housekeeping.copying.take() else { return };
         if copying.segment != collected.segment {
             self.housekeeping.copying = Some(copying);
@@ -207,9 +207,10 @@ impl Engine {
         let before = message.moved;
         let mut moved = MovedState {
             published_lsn: before.map_or(record.lsn, |moved| moved.published_lsn),
-            dead: false,
+            death: None,
             died_at: 0,
             states: &[],
+            states_count: state.as_ref().map_or(0, |state| state.count),
         };
         // Room without the states, and for at most so many bytes of them.
         let room = record.len + MOVED_EXTRA_LEN_MAX;
@@ -235,29 +236,26 @@ impl Engine {
             Some((Aside::Unlogged(death), _)) => Some((death.clone(), encode_group_names(&death.groups))),
             _ => None,
         };
-        let mut death = None;
-        let mut states_count = state.as_ref().map_or(0, |state| state.count as usize);
         if entry.is_dead() {
-            moved.dead = true;
             let known = match &unlogged {
                 Some((death, groups)) => {
-                    states_count = death.groups.len();
+                    moved.states_count = death.groups.len() as u32;
                     Some((death.died_at, death.reason, &groups[..]))
                 }
                 None => state.as_ref().and_then(|state| state.death().ok()),
             };
             let (died_at, reason, groups) = known.unwrap_or((0, DeadReason::Unreadable, &[]));
-            (moved.died_at, moved.states, death) = (died_at, groups, Some(reason));
+            (moved.died_at, moved.states, moved.death) = (died_at, groups, Some(reason));
         } else if let Some(state) = &state {
             moved.states = state.states().unwrap_or(&[]);
         }
         if moved.states.is_empty() || room + moved.states.len() > self.log.record_len_max() {
-            (moved.states, states_count) = (&[], 0);
+            (moved.states, moved.states_count) = (&[], 0);
         }
         let payload = &survivor.record[message.payload.clone()];
-        let (place, record_len) = self.log.put(|buffer, seed, lsn| {
-            RecordWriter::moved(buffer, seed, lsn, &message, payload, &moved, death, states_count)
-        });
+        let (place, record_len) = self
+            .log
+            .put(|buffer, seed, lsn| RecordWriter::moved(buffer, seed, lsn, &message, payload, &moved));
         self.promised = true;
         self.relocations.push(Relocation {
             slot: survivor.slot,
@@ -265,7 +263,7 @@ impl Engine {
             to: place,
             record_len,
             aside: survivor.aside.as_ref().map(|(aside, _)| aside.clone()),
-            with_state: moved.dead || states_count > 0,
+            with_state: moved.death.is_some() || moved.states_count > 0,
         });
         Ok(true)
     }

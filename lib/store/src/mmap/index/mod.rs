@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
-use hashbrown::{HashMap, HashSet};
+use hashbrown::HashMap;
 use kiteq_protocol::MessageId;
 
 use ids::IdTable;
@@ -53,7 +53,7 @@ pub(crate) struct Index {
     pub(crate) segments: Segments,
     pub(crate) dedupe: DedupeWindow,
     /// Dead letters whose death is not written yet, so that it cannot be read.
-    pub(crate) unwritten_dead: HashSet<u32>,
+    pub(crate) unwritten_dead: HashMap<u32, Death>,
     held: u64,
     record_bytes: u64,
 }
@@ -67,7 +67,7 @@ impl Index {
             dead: BTreeMap::new(),
             segments: Segments::default(),
             dedupe: DedupeWindow::new(dedupe),
-            unwritten_dead: HashSet::new(),
+            unwritten_dead: HashMap::new(),
             held: 0,
             record_bytes: 0,
         }
@@ -176,7 +176,7 @@ impl Index {
         self.dead
             .range((from, Bound::Unbounded))
             .map(|(_, slot)| *slot)
-            .filter(|slot| !self.unwritten_dead.contains(slot))
+            .filter(|slot| !self.unwritten_dead.contains_key(slot))
             .take(limit)
             .collect()
     }

@@ -2,7 +2,7 @@
 //!
 //! 1. Every segment is scanned in order and its records are applied. What is no record is damage: it is copied aside and
 //!    skipped; at the end of the last segment it is what a crash left of an unfinished write, and normal.
-//! 2. Segments that a crash left open are sealed, and everything is synced: what is believed from now on (a repeated
+//! 2. Segments that a crash left open are sealed, and everything is made durable: what is believed from now on (a repeated
 //!    message is answered "duplicate") must not vanish in a later crash.
 //! 3. The live messages are reported in the order in which they were published. The log itself is that order but for
 //!    moved messages, which carry the LSN of their publication; so no table of the order is needed, at the price of
@@ -29,6 +29,9 @@ use super::time::Now;
 use crate::error::StoreError;
 use crate::held::Recovered;
 use scanner::End;
+
+/// Written over itself at once.
+const REWRITE_BYTES: usize = 1 << 20;
 
 /// A log as it was found.
 pub(crate) struct RecoveredLog {
@@ -141,6 +144,10 @@ impl Recovery<'_> {
         for (number, lsn) in unsealed {
             self.seal(number, lsn).map_err(|error| self.unavailable(&segment_name(number), &error))?;
         }
+        if let Some(last) = self.index.segments.iter().last() {
+            write_again(&*last.file, last.end)
+                .map_err(|error| self.unavailable(&segment_name(last.number), &error))?;
+        }
         for segment in self.index.segments.iter() {
             segment.file.sync().map_err(|error| self.unavailable(&segment_name(segment.number), &error))?;
         }
@@ -172,7 +179,12 @@ impl Recovery<'_> {
             file.read_at(&mut start, SEGMENT_HEADER_LEN as u64).is_ok() && start != [0; RECORD_HEADER_LEN];
         match (first, copy) {
             (_, Ok(header)) if header.number == number => {
-                tracing::error!(file = name, "the segment's header is damaged; its copy at the end is used");
+                tracing::error!(
+                    file = name,
+                    "the segment's header is damaged; its copy at the end replaces it"
+                );
+                // The end may be cut off when the segment is sealed.
+                file.write_at(&header.encode(), 0).map_err(|error| self.unavailable(&name, &error))?;
                 Ok(Some(header))
             }
             (Err(fault @ HeaderFault::Version { .. }), _) => Err(StoreError::Corrupt {
@@ -279,6 +291,25 @@ impl Recovery<'_> {
     fn unavailable(&self, place: &str, error: &std::io::Error) -> StoreError {
         StoreError::Unavailable { place: place.to_owned(), reason: error.to_string() }
     }
+}
+
+/// Writes what a file holds over itself, so that the next sync writes it to the disk.
+///
+/// When a sync fails, the system may keep the pages in memory and believe that they are on the disk: a restarted broker
+/// reads them, a sync of them succeeds, and the next power failure takes them. Only the last segment can have such pages,
+/// because no segment is begun after a failure.
+fn write_again(file: &dyn DiskFile, len: u64) -> std::io::Result<()> {
+    let mut buffer = vec![0; REWRITE_BYTES];
+    let mut offset = 0;
+    while offset < len {
+        let part = REWRITE_BYTES.min(usize::try_from(len - offset).unwrap_or(usize::MAX));
+        // What cannot be read was reported as damage already.
+        if file.read_at(&mut buffer[..part], offset).is_ok() {
+            file.write_at(&buffer[..part], offset)?;
+        }
+        offset += part as u64;
+    }
+    Ok(())
 }
 
 /// Copies damaged bytes to where a person can look at them, and says so.

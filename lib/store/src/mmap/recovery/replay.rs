@@ -97,7 +97,7 @@ fn relocate(index: &mut Index, record: &RawRecord<'_>, message: &MessageRecord<'
         // The segment that it was copied from is gone.
         None => index.insert(Entry::new(message.id, place, record.len, message.committed)),
     };
-    let dead = message.moved.is_some_and(|moved| moved.dead);
+    let dead = message.moved.is_some_and(|moved| moved.death.is_some());
     index.set_dead(slot, dead);
     index.set_aside(slot, (dead || record.count > 0).then_some(Aside::At(place)));
     if let Some(segment) = index.segments.get_mut(place.segment) {
