@@ -43,6 +43,8 @@ pub(super) async fn run(run: Arc<Run>, client: Client, load: Load, index: usize)
     }
     Counters::add(&run.counters.in_doubt, producer.in_flight.len() as u64);
     run.producers_done.send_modify(|done| *done += 1);
+    // A broker that lost a verdict asks for it, so the group stays until everybody leaves.
+    run.leave.cancelled().await;
     if let Err(error) = producer.client.close(CLOSE_TIMEOUT).await {
         tracing::debug!(%error, "producer closed");
     }
