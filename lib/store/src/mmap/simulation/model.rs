@@ -4,11 +4,15 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use kiteq_protocol::{Message, MessageId, MessageKind, Payload};
+use kiteq_protocol::{Message, MessageId, MessageKind, Payload, pb};
+use prost::Message as _;
 
 use crate::held::{DeadReason, GroupState};
 
 pub(super) const WINDOW: Duration = Duration::from_secs(10);
+
+/// When messages expire, in Unix seconds.
+pub(super) const EXPIRES_AT: i64 = 5_000_000;
 
 /// Where one id stands. `version` tells publications of the same id apart, `order` orders publications.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -124,27 +128,26 @@ pub(super) fn message(id: MessageId, version: u32, committed: bool) -> Message {
     let len = if random.u8(..20) == 0 { random.usize(3000..6000) } else { random.usize(..600) };
     let body: Vec<u8> = (0..len).map(|_| random.u8(..)).collect();
     let topic = ["trade", "feed", "a-topic-with-a-long-name"][random.usize(..3)];
-    // Field 1, the header, and field 2, the body: all that a store looks at.
-    let mut head = vec![0x0a, 5, 0x0a, 3, b'i', b'd', b's', 0x12];
-    let mut rest = len;
-    while rest >= 0x80 {
-        head.push(rest as u8 | 0x80);
-        rest >>= 7;
-    }
-    head.push(rest as u8);
-    Message {
-        id,
-        kind: if version.is_multiple_of(2) { MessageKind::Bytes } else { MessageKind::String },
-        topic: Bytes::from_static(topic.as_bytes()),
-        message_type: Bytes::from_static(b"type"),
-        publish_group: Bytes::from_static(b"p"),
-        created_at: 0,
-        expires_at: 5_000_000 + i64::from(version),
-        deliver_limit: 7,
-        committed,
+    let kind = if version.is_multiple_of(2) { MessageKind::Bytes } else { MessageKind::String };
+    let header = pb::Header {
+        message_id: id.to_string(),
+        topic: topic.to_owned(),
+        message_type: "type".to_owned(),
+        expired_time: EXPIRES_AT,
+        // Tells which version it is.
+        deliver_limit: i32::try_from(version).expect("few versions"),
+        group_id: "p".to_owned(),
+        commit: committed,
         fly: false,
-        payload: Payload { head: head.into(), body: body.into() },
-    }
+        ..pb::Header::default()
+    };
+    let encoded = pb::BytesMessage { header, body: body.into() }.encode_to_vec();
+    Message::decode(kind, &encoded.into()).expect("a message")
+}
+
+/// Whether this is what was published, prepared or not.
+pub(super) fn is_payload_of(payload: &Payload, id: MessageId, version: u32) -> bool {
+    [true, false].into_iter().any(|committed| message(id, version, committed).payload == *payload)
 }
 
 pub(super) fn death_of(id: MessageId, version: u32) -> (DeadReason, Vec<Bytes>) {
