@@ -16,6 +16,7 @@ pub mod latency;
 pub mod ledger;
 pub mod limits;
 pub mod load;
+pub mod open_files;
 pub mod phases;
 pub mod progress;
 pub mod report;

@@ -20,6 +20,8 @@ pub struct Report {
     pub arguments: Vec<String>,
     /// One for each direction and phase.
     pub flows: Vec<Flow>,
+    /// One connection with a window of one: latencies may be compared with the round trip.
+    pub one_at_a_time: bool,
     /// Publishes acked false.
     pub refused: u64,
     /// The first refusal's text.
@@ -86,7 +88,10 @@ impl Report {
 impl std::fmt::Display for Report {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if let Some(limits) = &self.limits {
-            writeln!(f, "{}", limits_table(limits))?;
+            write!(f, "{}", limits_table(limits))?;
+            if !self.flows.is_empty() {
+                writeln!(f)?;
+            }
         }
         if !self.flows.is_empty() {
             write!(f, "{}", self.flows_table())?;
@@ -121,7 +126,7 @@ impl Report {
     }
 
     fn fmt_ratios(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Some(limits) = &self.limits else { return Ok(()) };
+        let Some(limits) = self.limits.as_ref().filter(|_| !self.flows.is_empty()) else { return Ok(()) };
         for flow in &self.flows {
             let percent = |limit: &Limit| 100.0 * flow.messages_per_second / limit.messages_per_second;
             write!(
@@ -132,7 +137,8 @@ impl Report {
                 percent(&limits.append),
                 percent(&limits.append_sync)
             )?;
-            if let Some(latency) = &flow.latency {
+            // Beside a window of many it would compare queueing with none.
+            if let Some(latency) = flow.latency.as_ref().filter(|_| self.one_at_a_time) {
                 let times = latency.p50_us / limits.round_trip.publish_to_ack.p50_us;
                 write!(f, "; p50 {} is {times:.1}x the echo's round trip", flow.latency_name)?;
             }
@@ -141,6 +147,9 @@ impl Report {
     }
 
     fn fmt_details(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.flows.is_empty() {
+            return Ok(());
+        }
         let mut line = format!("\nrefused {}, in doubt {}", count(self.refused), count(self.in_doubt));
         if let Some(backlog) = self.backlog_at_end {
             line += &format!(", waiting when publishing ended {}", count(backlog));
@@ -256,7 +265,9 @@ mod tests {
         };
         let limits =
             Limits { echo: limit(2e6), append: limit(6e5), append_sync: limit(5e5), round_trip: limit(1e5) };
-        let report = Report { flows: vec![flow], limits: Some(limits), ..Report::default() };
+        let mut report = Report { flows: vec![flow], limits: Some(limits), ..Report::default() };
+        assert!(!report.to_string().contains("round trip\n"), "{report}");
+        report.one_at_a_time = true;
         let text = report.to_string();
         assert!(text.contains("publish: 15% of echo, 50% of append, 60% of append + fdatasync"), "{text}");
         assert!(text.contains("p50 publish-to-ack is 1.0x"), "{text}");

@@ -9,6 +9,7 @@ use crate::commands::produce::{publish_flow, report_session};
 use crate::cpu::memory;
 use crate::ledger::Ledger;
 use crate::load::Load;
+use crate::open_files;
 use crate::phases::{Goal, Milestones, PhasePlan};
 use crate::progress::Progress;
 use crate::report::{Flow, Report};
@@ -30,6 +31,7 @@ pub async fn run(args: BacklogArgs, signals: &mut Signals) -> anyhow::Result<Ver
     );
     let load = load(&args);
     let groups = names(&args.groups.groups, &format!("{GROUP_PREFIX}-backlog"));
+    open_files::allow(load.connections + groups.len() * args.groups.consumers as usize)?;
     let target = Target::find(&args.target, &load.topics).await?;
     let ledger =
         args.verify.then(|| Arc::new(Ledger::new(fastrand::u64(1..), load.connections, groups.clone())));

@@ -6,6 +6,7 @@ use crate::cli::{ConsumeArgs, threads};
 use crate::commands::Verdict;
 use crate::commands::produce::report_session;
 use crate::load::MIB;
+use crate::open_files;
 use crate::phases::{Goal, Milestones, PhasePlan};
 use crate::progress::Progress;
 use crate::report::{Flow, Report};
@@ -26,6 +27,7 @@ pub(super) const GROUP_PREFIX: &str = "bench-consumer";
 pub async fn run(args: ConsumeArgs, signals: &mut Signals) -> anyhow::Result<Verdict> {
     let topics = names(&args.topics, "bench");
     let groups = names(&args.groups.groups, GROUP_PREFIX);
+    open_files::allow(groups.len() * args.groups.consumers as usize)?;
     let target = Target::find(&args.target, &topics).await?;
     target.bind(&args.groups, &groups, &topics, &names(&args.types, "bench")).await?;
     let run = Run::new(None);

@@ -9,6 +9,7 @@ use crate::commands::consume::{GROUP_PREFIX, consumers, deliver_flow};
 use crate::commands::produce::{load, publish_flow, report_session, times};
 use crate::counters::Snapshot;
 use crate::ledger::Ledger;
+use crate::open_files;
 use crate::phases::{Goal, PhasePlan};
 use crate::progress::Progress;
 use crate::report::Report;
@@ -26,6 +27,7 @@ use crate::wire::session::{SessionPlan, run_session};
 pub async fn run(args: E2eArgs, signals: &mut Signals) -> anyhow::Result<Verdict> {
     let load = load(&args.shape, &args.load, &args.target.secret, "bench-e2e");
     let groups = names(&args.groups.groups, &format!("{GROUP_PREFIX}-e2e"));
+    open_files::allow(load.connections + groups.len() * args.groups.consumers as usize)?;
     let target = Target::find(&args.target, &load.topics).await?;
     let limits = super::limits::beside(&args.limits, &load, signals, args.output.quiet).await?;
     target.bind(&args.groups, &groups, &load.topics, &load.message_types).await?;
@@ -70,7 +72,8 @@ pub async fn run(args: E2eArgs, signals: &mut Signals) -> anyhow::Result<Verdict
             run_client_session(&run, plan, phases, signals, &mut progress).await?
         }
     };
-    let mut report = Report { limits, ..Report::default() };
+    let mut report =
+        Report { limits, one_at_a_time: load.connections * load.window == 1, ..Report::default() };
     report_session(&mut report, &milestones, target.pid);
     report.flows = vec![publish_flow(&milestones, &measured, &load), deliver_flow(&milestones, &measured)];
     if load.body_bytes < STAMP_LEN {

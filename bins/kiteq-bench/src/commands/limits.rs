@@ -4,6 +4,7 @@ use crate::cli::{LimitsArgs, ShapeArgs, WithLimitsArgs, threads};
 use crate::commands::Verdict;
 use crate::limits::{Limits, LimitsPlan, measure_limits};
 use crate::load::Load;
+use crate::open_files;
 use crate::report::Report;
 use crate::signals::Signals;
 
@@ -13,6 +14,7 @@ use crate::signals::Signals;
 /// When a server cannot be started.
 pub async fn run(args: LimitsArgs, signals: &mut Signals) -> anyhow::Result<Verdict> {
     let plan = LimitsPlan { load: load(&args.shape), duration: args.duration, dir: args.dir };
+    open_files::allow(plan.load.connections)?;
     let limits = measure_limits(&plan, signals, args.output.quiet).await?;
     let report = Report { limits: Some(limits), ..Report::default() };
     super::publish(report, "limits", &args.output)?;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::cli::{LoadArgs, ProduceArgs, ShapeArgs, threads};
 use crate::commands::Verdict;
 use crate::load::{Load, MIB};
+use crate::open_files;
 use crate::phases::{Goal, Milestones, PhasePlan};
 use crate::progress::Progress;
 use crate::report::{Cpu, Flow, Report};
@@ -24,6 +25,7 @@ const WARM_UP_DEFAULT: Duration = Duration::from_secs(1);
 /// When the broker is not there or goes away.
 pub async fn run(args: ProduceArgs, signals: &mut Signals) -> anyhow::Result<Verdict> {
     let load = load(&args.shape, &args.load, &args.target.secret, "bench");
+    open_files::allow(load.connections)?;
     let target = Target::find(&args.target, &load.topics).await?;
     let limits = super::limits::beside(&args.limits, &load, signals, args.output.quiet).await?;
     let run = Run::new(None);
@@ -42,7 +44,8 @@ pub async fn run(args: ProduceArgs, signals: &mut Signals) -> anyhow::Result<Ver
     };
     let mut progress = Progress::new("produce", args.output.quiet);
     let (milestones, measured) = run_session(&run, plan, phases, signals, &mut progress).await?;
-    let mut report = Report { limits, ..Report::default() };
+    let mut report =
+        Report { limits, one_at_a_time: load.connections * load.window == 1, ..Report::default() };
     report_session(&mut report, &milestones, target.pid);
     report.flows.push(publish_flow(&milestones, &measured, &load));
     target.close().await;
