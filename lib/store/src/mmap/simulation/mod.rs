@@ -14,7 +14,7 @@ use std::thread;
 
 use world::World;
 
-const SEEDS: u64 = 4000;
+const SEEDS: u64 = 2500;
 const STEPS: u32 = 150;
 
 fn number_from(variable: &str) -> Option<u64> {

@@ -187,19 +187,23 @@ impl World {
         let recovered = recovery::recover(&*disk, &options, self.now(), &mut |live| {
             let known = &model.ids[&live.id];
             let version = live.deliver_limit;
+            let (is_committed, is_revived) = (live.committed, live.expires_at != EXPIRES_AT);
             let candidates = if nothing_promised { &known.ever } else { &known.standings };
-            let standing = candidates.iter().rev().find(|standing| match standing {
-                Standing::Live { version: possible, committed, revived, .. } => {
-                    *committed == live.committed
-                        && *possible == version
-                        && live.expires_at == if *revived { 0 } else { EXPIRES_AT }
+            let standing = candidates.iter().rev().find_map(|standing| match *standing {
+                Standing::Live { version: possible, order, committed, revived } if possible == version => {
+                    // What became of another publication of the id may have met this one when nothing is promised.
+                    let fits = nothing_promised || (committed, revived) == (is_committed, is_revived);
+                    fits.then_some(Standing::Live {
+                        version,
+                        order,
+                        committed: is_committed,
+                        revived: is_revived,
+                    })
                 }
-                _ => false,
+                _ => None,
             });
-            let standing = standing
-                .unwrap_or_else(|| panic!("{live:?} is none of {candidates:?} after {crash:?}"))
-                .clone();
-            let Standing::Live { version, .. } = standing else { unreachable!() };
+            let standing =
+                standing.unwrap_or_else(|| panic!("{live:?} is none of {candidates:?} after {crash:?}"));
             let sent = message(live.id, version, true);
             assert_eq!((live.topic, live.message_type), (&sent.topic[..], &sent.message_type[..]));
             assert_eq!(live.kind, sent.kind);
@@ -264,19 +268,23 @@ impl World {
                 continue;
             }
             let letter = dead.iter().find(|letter| letter.id == *id);
-            let candidates = if nothing_promised { &known.ever } else { &known.standings };
-            let possible = |standing: &&Standing| match standing {
-                Standing::Dead { version } => {
-                    letter.is_some_and(|letter| is_payload_of(&letter.payload, *id, *version))
+            let found = match letter {
+                None => Standing::Absent,
+                Some(letter) => {
+                    let version = (1..=known.versions)
+                        .rev()
+                        .find(|version| is_payload_of(&letter.payload, *id, *version))
+                        .expect("a dead letter was published once");
+                    Standing::Dead { version }
                 }
-                Standing::Absent => letter.is_none(),
-                Standing::Live { .. } => false,
             };
-            // Under no promise anything may be gone.
-            let gone = Standing::Absent;
-            let standing = candidates.iter().rev().find(possible).or((nothing_promised).then_some(&gone));
-            let standing =
-                standing.unwrap_or_else(|| panic!("{id}: {letter:?} is none of {candidates:?}")).clone();
+            // Under no promise anything may be gone, or be dead without having died.
+            assert!(
+                nothing_promised || known.standings.contains(&found),
+                "{id}: {found:?} is none of {:?}",
+                known.standings
+            );
+            let standing = found;
             known.standings.push(standing);
             known.notes.push(Vec::new());
         }
