@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use kiteq_client::{Bind, Client, Delivery, Nack};
 
-use crate::client_engine::{ClientPlan, READY_TIMEOUT, builder};
+use crate::client_engine::{ClientPlan, NOT_READY, READY_TIMEOUT, builder};
 use crate::clock::{clock_tag, now_ns};
 use crate::counters::Counters;
 use crate::latency::Latencies;
@@ -42,7 +42,7 @@ pub(super) async fn start(
     let no_bindings: [Bind; 0] = [];
     let client =
         builder(plan, group).topics(plan.load.topics.clone()).consume(no_bindings, handler).build().await?;
-    client.ready(READY_TIMEOUT).await.context("is the broker running?")?;
+    client.ready(READY_TIMEOUT).await.context(NOT_READY)?;
     Ok(Consumer { client, latencies })
 }
 

@@ -27,6 +27,10 @@ const PUBLISH_TIMEOUT: Duration = Duration::from_secs(120);
 /// A broker that is being restarted is looked for at least this often.
 const RECONNECT_MAX: Duration = Duration::from_secs(1);
 
+/// What to do when they are not.
+const NOT_READY: &str = "no broker can be reached. Start one (`kiteq`, which listens on 127.0.0.1:13800), or say where it is with \
+                         --registry URI or --broker HOST:PORT";
+
 /// What the engine does.
 pub struct ClientPlan {
     /// Where brokers are found. Closed at the end.
@@ -65,7 +69,7 @@ pub async fn run_client_session(
             .on_check(async |_| kiteq_client::Verdict::Commit)
             .build()
             .await?;
-        client.ready(READY_TIMEOUT).await.context("is the broker running?")?;
+        client.ready(READY_TIMEOUT).await.context(NOT_READY)?;
         producers.spawn(producer::run(Arc::clone(run), client, plan.load.clone(), index));
     }
     let phases = PhasePlan { producers: producers.len(), connections: producers.len(), ..phases };

@@ -30,14 +30,14 @@ const READ_BYTES: usize = 256 * 1024;
 pub enum WireError {
     /// Nobody listens there.
     #[error(
-        "no broker at {address}: {source}. Start one (`kiteq`, which listens on 127.0.0.1:13800), or say where it is with \
+        "no broker at {address}: {reason}. Start one (`kiteq`, which listens on 127.0.0.1:13800), or say where it is with \
          --broker HOST:PORT or --registry URI"
     )]
     Connect {
         /// Where.
         address: String,
         /// Why.
-        source: io::Error,
+        reason: io::Error,
     },
     /// The server did not let the group in.
     #[error("the broker at {address} refused group {group:?}: {feedback} (secrets are passed with --secret)")]
@@ -82,8 +82,8 @@ pub async fn connect(address: &str, group: &str, secret: &str) -> Result<TcpStre
     let connecting = timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await;
     let mut stream = connecting
         .unwrap_or_else(|_| Err(not_in_time()))
-        .map_err(|source| WireError::Connect { address: address.to_owned(), source })?;
-    stream.set_nodelay(true).map_err(|source| WireError::Connect { address: address.to_owned(), source })?;
+        .map_err(|reason| WireError::Connect { address: address.to_owned(), reason })?;
+    stream.set_nodelay(true).map_err(|reason| WireError::Connect { address: address.to_owned(), reason })?;
     let mut hello = BytesMut::new();
     let meta =
         pb::ConnMeta { group_id: group.to_owned(), secret_key: secret.to_owned(), warmingup_sec: Some(0) };
