@@ -137,11 +137,13 @@ impl Recovery<'_> {
                 segment.end = end.offset;
             }
             if !end.sealed {
-                self.report_end(&name, number, &*file, end, position + 1 == numbers.len());
-                unsealed.push((number, end_lsn));
+                unsealed.push((number, file, end, end_lsn));
             }
         }
-        for (number, lsn) in unsealed {
+        // Behind the last segment there may be files that were prepared and never written to.
+        let last = self.index.segments.iter().last().map(|segment| segment.number);
+        for (number, file, end, lsn) in unsealed {
+            self.report_end(&segment_name(number), number, &*file, end, Some(number) == last);
             self.seal(number, lsn).map_err(|error| self.unavailable(&segment_name(number), &error))?;
         }
         if let Some(last) = self.index.segments.iter().last() {
