@@ -43,7 +43,10 @@ fuzz_target!(|input: Input| {
         panic!("a changed message does not decode")
     };
     assert_eq!(decoded, changed);
-    assert_eq!((decoded.id, &decoded.topic, &decoded.payload.body), (message.id, &message.topic, &message.payload.body));
+    assert_eq!(
+        (decoded.id, &decoded.topic, &decoded.payload.body),
+        (message.id, &message.topic, &message.payload.body)
+    );
     assert_eq!(decoded.expires_at, input.expires_at.unwrap_or(message.expires_at));
     assert_eq!(decoded.deliver_limit, input.deliver_limit.unwrap_or(message.deliver_limit));
 
