@@ -67,10 +67,10 @@ async fn half_a_frame_and_silence_is_closed_when_idle_for_too_long() {
 
 #[tokio::test]
 async fn heartbeats_keep_a_quiet_connection() {
-    let idle = Duration::from_millis(400);
+    let idle = Duration::from_secs(2);
     let broker = TestBroker::bound(BrokerConfig { idle_timeout: idle, ..config() }, &[]).await;
     let mut client = broker.client("publisher").await;
-    for _ in 0..6 {
+    for _ in 0..4 {
         tokio::time::sleep(idle / 3).await;
         client.heartbeat().await;
     }

@@ -10,7 +10,7 @@ use kiteq_protocol::{Dialect, MessageKind, Payload};
 use super::groups::GroupId;
 use super::lane::LaneId;
 use super::table::Ticket;
-use crate::session::outbound::{Delivery, Outbound};
+use crate::session::outbound::{Delivery, Outbound, Pace};
 
 /// Names a connection for as long as the broker runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -144,9 +144,9 @@ impl Connection {
     }
 
     /// Hands what is staged to the session.
-    pub(crate) fn flush(&mut self) {
+    pub(crate) fn flush(&mut self, pace: Pace) {
         if !self.staged.is_empty() {
-            self.outbound.push_deliveries(std::mem::take(&mut self.staged));
+            self.outbound.push_deliveries(std::mem::take(&mut self.staged), pace);
         }
     }
 

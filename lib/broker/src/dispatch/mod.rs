@@ -35,6 +35,7 @@ use crate::BrokerConfig;
 use crate::clock::WallClock;
 use crate::mailbox::Mailbox;
 use crate::metrics::Metrics;
+use crate::session::outbound::Pace;
 use crate::shared::TransientBudget;
 use body_cache::BodyCache;
 use connections::{ConnectionId, Connections, NewConnection};
@@ -119,6 +120,10 @@ struct ForStore {
 
 /// How often due times are looked at when nothing else happens.
 const TICK: Duration = Duration::from_millis(20);
+/// So many finished messages are handed to the store at once, fewer at the next tick.
+const SETTLE_BATCH: usize = 512;
+/// In a turn with deliveries for at most so many connections, the dispatcher writes little ones itself.
+const DIRECT_CONNECTIONS_MAX: usize = 4;
 /// How often the slow things are done: time-outs, figures, a part of the sweep.
 const HOUSEKEEPING: Duration = Duration::from_millis(500);
 
@@ -165,6 +170,9 @@ pub(crate) struct Dispatcher {
     trials: HashMap<MessageRef, Trial>,
     for_store: ForStore,
     sweep_place: usize,
+    /// Whether this turn does what is done once a tick.
+    is_tick: bool,
+    tick_at: Instant,
     housekeeping_at: Instant,
     /// Told when no delivery is out any more; no new ones are started.
     draining: Option<oneshot::Sender<()>>,
@@ -194,6 +202,8 @@ impl Dispatcher {
             trials: HashMap::new(),
             for_store: ForStore::default(),
             sweep_place: 0,
+            is_tick: true,
+            tick_at: Instant::now(),
             housekeeping_at: Instant::now(),
             draining: None,
             is_draining: false,
@@ -212,10 +222,16 @@ impl Dispatcher {
                 () = inbox.arrival() => {}
                 _ = tick.tick() => {}
             }
+            let now = Instant::now();
+            self.is_tick = now >= self.tick_at;
+            if self.is_tick {
+                self.tick_at = now + TICK;
+            }
             inbox.take_all(&mut events);
             for event in events.drain(..) {
                 if let Event::Stop(stopped) = event {
                     self.note_everything();
+                    self.is_tick = true;
                     self.hand_over();
                     let _ = stopped.send(());
                     return;
@@ -288,9 +304,12 @@ impl Dispatcher {
 
     /// Hands everything that the turn has accumulated to the store and the connections.
     fn hand_over(&mut self) {
+        // With little to do, waking each connection's writer would take longer than writing; with much, this task has
+        // better things to do.
+        let pace = if self.staged.len() <= DIRECT_CONNECTIONS_MAX { Pace::Direct } else { Pace::Queued };
         for connection in self.staged.drain(..) {
             if let Some(connection) = self.connections.get_mut(connection) {
-                connection.flush();
+                connection.flush(pace);
             }
         }
         let store = &self.around.store;
@@ -298,7 +317,8 @@ impl Dispatcher {
         if !work.note.is_empty() {
             store.note(std::mem::take(&mut work.note));
         }
-        if !work.settle.is_empty() {
+        // Nobody waits for a settle, so it is not worth waking the store for each: the next tick takes what is there.
+        if work.settle.len() >= SETTLE_BATCH || (self.is_tick && !work.settle.is_empty()) {
             store.settle(std::mem::take(&mut work.settle));
         }
         if !work.kill.is_empty() {

@@ -15,9 +15,7 @@ use kiteq_protocol::{
     reply,
 };
 use kiteq_store::Verdict;
-use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
-use tokio::net::tcp::OwnedReadHalf;
 use tokio_util::sync::CancellationToken;
 
 use crate::dispatch::Event;
@@ -75,16 +73,17 @@ pub(crate) async fn serve(
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%peer, %error, "TCP_NODELAY cannot be set");
     }
-    let (read_half, write_half) = stream.into_split();
+    let stream = Arc::new(stream);
+    let outbound = Arc::new(Outbound::new(stream.clone(), shared.metrics.bytes_sent.clone()));
     let mut session = Session {
         shared: shared.clone(),
         id,
         peer,
-        stream: read_half,
+        stream,
         buf: BytesMut::with_capacity(READ_BYTES_MIN),
         read_bytes: READ_BYTES_MIN,
         decoder: FrameDecoder::detecting(shared.config.body_bytes_max),
-        outbound: Arc::new(Outbound::new()),
+        outbound: outbound.clone(),
         group: None,
         batch: PublishBatch::new(),
         acks: Vec::new(),
@@ -95,9 +94,7 @@ pub(crate) async fn serve(
         () = stop.cancelled() => return,
     };
     let dialect = session.decoder.dialect().unwrap_or(Dialect::GO);
-    let outbound = session.outbound.clone();
-    let mut writer =
-        tokio::spawn(writer::write_queued(outbound.clone(), dialect, write_half, shared.metrics.clone()));
+    let mut writer = tokio::spawn(writer::write_queued(outbound.clone()));
     let ended = match handshake {
         Ok(false) => Ok(()),
         Ok(true) => tokio::select! {
@@ -125,13 +122,15 @@ pub(crate) async fn serve(
     if !writer.is_finished() && tokio::time::timeout(CLOSE_WRITE_MAX, &mut writer).await.is_err() {
         writer.abort();
     }
+    // Others may still hold the socket for a moment; the peer must not wait for them.
+    let _ = socket2::SockRef::from(outbound.stream()).shutdown(std::net::Shutdown::Both);
 }
 
 struct Session {
     shared: Arc<Shared>,
     id: ConnectionId,
     peer: SocketAddr,
-    stream: OwnedReadHalf,
+    stream: Arc<TcpStream>,
     buf: BytesMut,
     /// How much to make room for before the next read.
     read_bytes: usize,
@@ -148,7 +147,13 @@ impl Session {
     /// Reads more bytes; `false` at the end of the stream.
     async fn read(&mut self) -> std::io::Result<bool> {
         self.buf.reserve(self.read_bytes);
-        let read = self.stream.read_buf(&mut self.buf).await?;
+        let read = loop {
+            self.stream.readable().await?;
+            match self.stream.try_read_buf(&mut self.buf) {
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                read => break read?,
+            }
+        };
         self.shared.metrics.bytes_received.inc_by(read as u64);
         // Room follows the traffic, so that thousands of quiet connections cost little.
         self.read_bytes = if read >= self.read_bytes {
@@ -192,6 +197,7 @@ impl Session {
         }
         let warm_up = Duration::from_secs(u64::try_from(meta.warmingup_sec()).unwrap_or(0));
         tracing::info!(peer = %self.peer, group = meta.group_id, ?dialect, ?warm_up, "client connected");
+        self.outbound.speak(dialect);
         self.shared.inbox.push(Event::Connected(NewConnection {
             id: self.id,
             group: meta.group_id.clone().into(),

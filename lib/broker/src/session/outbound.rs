@@ -1,10 +1,16 @@
 //! What waits to be written to one connection.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::{Bytes, BytesMut};
-use kiteq_protocol::{MessageKind, Payload};
+use kiteq_protocol::{Dialect, FrameHeader, MessageKind, Payload};
+use prometheus_client::metrics::counter::Counter;
+use tokio::net::TcpStream;
 use tokio::sync::Notify;
+
+/// At most so much is written by whoever pushes it, when nothing is queued before it.
+const DIRECT_BYTES_MAX: usize = 8 << 10;
 
 /// A message on its way to a consumer; its frame header is written when it is sent.
 #[derive(Debug)]
@@ -21,19 +27,46 @@ pub(crate) enum Outgoing {
     Deliveries(Vec<Delivery>),
 }
 
+impl Delivery {
+    /// Bytes of the frame.
+    fn frame_len(&self, dialect: Dialect) -> usize {
+        dialect.overhead() + self.payload.len()
+    }
+
+    /// Appends the frame's header.
+    pub(crate) fn put_header(&self, frames: &mut BytesMut, dialect: Dialect) {
+        FrameHeader::new(self.kind.command(), self.opaque, self.payload.len()).put(frames, dialect);
+    }
+}
+
+/// Whether the pusher may write to the socket himself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pace {
+    /// It is little, and somebody waits for it: waking the writer would take longer than writing.
+    Direct,
+    /// Leave it to the writer, which gathers what comes meanwhile.
+    Queued,
+}
+
 /// Filled by the session, the store and the dispatcher; emptied by the session's writer.
 ///
 /// Deliveries are bounded by the connection's window, replies by the session: above a limit it stops reading requests.
 #[derive(Debug)]
 pub(crate) struct Outbound {
+    stream: Arc<TcpStream>,
+    /// Set before the first delivery.
+    dialect: OnceLock<Dialect>,
     queue: Mutex<Queue>,
     ready: Notify,
     drained: Notify,
+    bytes_sent: Counter<u64, AtomicU64>,
 }
 
 #[derive(Debug, Default)]
 struct Queue {
     items: Vec<Outgoing>,
+    /// The writer is not through with what it took.
+    is_writing: bool,
     /// Bytes of replies that have not been written yet.
     reply_bytes: usize,
     /// Replies that the store will make later.
@@ -43,15 +76,41 @@ struct Queue {
 }
 
 impl Outbound {
-    pub(crate) fn new() -> Self {
-        Self { queue: Mutex::new(Queue::default()), ready: Notify::new(), drained: Notify::new() }
+    pub(crate) fn new(stream: Arc<TcpStream>, bytes_sent: Counter<u64, AtomicU64>) -> Self {
+        Self {
+            stream,
+            dialect: OnceLock::new(),
+            queue: Mutex::new(Queue::default()),
+            ready: Notify::new(),
+            drained: Notify::new(),
+            bytes_sent,
+        }
+    }
+
+    /// Says how the peer speaks.
+    pub(crate) fn speak(&self, dialect: Dialect) {
+        let _ = self.dialect.set(dialect);
+    }
+
+    /// How the peer speaks.
+    pub(crate) fn dialect(&self) -> Dialect {
+        self.dialect.get().copied().unwrap_or(Dialect::GO)
+    }
+
+    pub(crate) fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+
+    /// Counts bytes that went out.
+    pub(crate) fn count_sent(&self, bytes: usize) {
+        self.bytes_sent.inc_by(bytes as u64);
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn push(&self, item: Outgoing, is_owed: bool) {
+    fn push(&self, item: Outgoing, is_owed: bool, pace: Pace) {
         {
             let mut queue = self.lock();
             if is_owed {
@@ -59,12 +118,44 @@ impl Outbound {
             } else if queue.closing {
                 return;
             }
+            let item = if pace == Pace::Direct && queue.items.is_empty() && !queue.is_writing {
+                match self.write_directly(item) {
+                    Some(rest) => rest,
+                    None if queue.closing => return self.ready.notify_one(),
+                    None => return,
+                }
+            } else {
+                item
+            };
             if let Outgoing::Encoded(bytes) = &item {
                 queue.reply_bytes += bytes.len();
             }
             queue.items.push(item);
         }
         self.ready.notify_one();
+    }
+
+    /// Writes as much as the socket takes at once; returns what is left. An error is left to the writer to find.
+    fn write_directly(&self, item: Outgoing) -> Option<Outgoing> {
+        let frames = match item {
+            Outgoing::Encoded(frames) => frames,
+            Outgoing::Deliveries(deliveries) => self.encode(&deliveries),
+        };
+        let written = self.stream.try_write(&frames).unwrap_or(0);
+        self.count_sent(written);
+        (written < frames.len()).then(|| Outgoing::Encoded(frames.slice(written..)))
+    }
+
+    fn encode(&self, deliveries: &[Delivery]) -> Bytes {
+        let dialect = self.dialect();
+        let len = deliveries.iter().map(|delivery| delivery.frame_len(dialect)).sum();
+        let mut frames = BytesMut::with_capacity(len);
+        for delivery in deliveries {
+            delivery.put_header(&mut frames, dialect);
+            frames.extend_from_slice(&delivery.payload.head);
+            frames.extend_from_slice(&delivery.payload.body);
+        }
+        frames.freeze()
     }
 
     /// Announces frames that will be pushed by [`Outbound::push_owed`], also when the connection is closing by then.
@@ -74,18 +165,23 @@ impl Outbound {
 
     /// Queues frames that were announced.
     pub(crate) fn push_owed(&self, frames: Bytes) {
-        self.push(Outgoing::Encoded(frames), true);
+        let pace = if frames.len() <= DIRECT_BYTES_MAX / 8 { Pace::Direct } else { Pace::Queued };
+        self.push(Outgoing::Encoded(frames), true, pace);
     }
 
     /// Queues whole frames and leaves `frames` empty.
     pub(crate) fn push_frames(&self, frames: &mut BytesMut) {
         if !frames.is_empty() {
-            self.push(Outgoing::Encoded(frames.split().freeze()), false);
+            self.push(Outgoing::Encoded(frames.split().freeze()), false, Pace::Queued);
         }
     }
 
-    pub(crate) fn push_deliveries(&self, deliveries: Vec<Delivery>) {
-        self.push(Outgoing::Deliveries(deliveries), false);
+    /// Queues deliveries; `pace` counts for little ones only.
+    pub(crate) fn push_deliveries(&self, deliveries: Vec<Delivery>, pace: Pace) {
+        let dialect = self.dialect();
+        let bytes: usize = deliveries.iter().map(|delivery| delivery.frame_len(dialect)).sum();
+        let pace = if bytes <= DIRECT_BYTES_MAX { pace } else { Pace::Queued };
+        self.push(Outgoing::Deliveries(deliveries), false, pace);
     }
 
     /// Accepts nothing but owed replies; the writer ends when it has written what is there and what is owed.
@@ -105,7 +201,8 @@ impl Outbound {
         loop {
             {
                 let mut queue = self.lock();
-                if !queue.items.is_empty() {
+                queue.is_writing = !queue.items.is_empty();
+                if queue.is_writing {
                     std::mem::swap(&mut queue.items, taken);
                     return true;
                 }

@@ -1,13 +1,12 @@
 //! Writes what is queued for one connection, as much as possible in one go.
 
+use std::io::{Error, ErrorKind};
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use kiteq_protocol::{Dialect, FrameHeader};
-use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use super::outbound::{Delivery, Outbound, Outgoing};
-use crate::metrics::Metrics;
 
 /// What is gathered before a write.
 const WRITE_BYTES: usize = 128 << 10;
@@ -15,61 +14,59 @@ const WRITE_BYTES: usize = 128 << 10;
 const LARGE_BYTES: usize = 16 << 10;
 
 /// Runs until the queue is closed and empty, or the peer is gone.
-pub(super) async fn write_queued(
-    outbound: Arc<Outbound>,
-    dialect: Dialect,
-    stream: impl AsyncWrite + Unpin,
-    metrics: Metrics,
-) {
-    let mut writer = Writer { stream, dialect, gathered: BytesMut::with_capacity(4096), metrics };
+pub(super) async fn write_queued(outbound: Arc<Outbound>) {
+    let mut writer = Writer { outbound: &outbound, gathered: BytesMut::with_capacity(4096) };
     let mut taken = Vec::new();
     let mut reply_bytes = 0;
     while outbound.take(&mut taken, reply_bytes).await {
-        reply_bytes = 0;
-        for item in taken.drain(..) {
-            let written = match item {
-                Outgoing::Encoded(bytes) => {
-                    reply_bytes += bytes.len();
-                    writer.write(&bytes).await
-                }
-                Outgoing::Deliveries(deliveries) => writer.deliver(deliveries).await,
-            };
-            if written.is_err() {
+        match writer.write_all(&mut taken).await {
+            Ok(written) => reply_bytes = written,
+            Err(error) => {
+                tracing::debug!(%error, "the peer is gone");
                 outbound.close();
                 return;
             }
         }
-        if writer.flush().await.is_err() {
-            outbound.close();
-            return;
-        }
     }
-    let _ = writer.stream.shutdown().await;
 }
 
-struct Writer<S> {
-    stream: S,
-    dialect: Dialect,
+struct Writer<'a> {
+    outbound: &'a Outbound,
     gathered: BytesMut,
-    metrics: Metrics,
 }
 
-impl<S: AsyncWrite + Unpin> Writer<S> {
-    async fn deliver(&mut self, deliveries: Vec<Delivery>) -> std::io::Result<()> {
+impl Writer<'_> {
+    /// Writes everything and empties `items`; returns how many bytes of it were replies.
+    async fn write_all(&mut self, items: &mut Vec<Outgoing>) -> Result<usize, Error> {
+        let mut reply_bytes = 0;
+        for item in items.drain(..) {
+            match item {
+                Outgoing::Encoded(bytes) => {
+                    reply_bytes += bytes.len();
+                    self.add(&bytes).await?;
+                }
+                Outgoing::Deliveries(deliveries) => self.deliver(deliveries).await?,
+            }
+        }
+        self.flush().await?;
+        Ok(reply_bytes)
+    }
+
+    async fn deliver(&mut self, deliveries: Vec<Delivery>) -> Result<(), Error> {
+        let dialect = self.outbound.dialect();
         for delivery in deliveries {
-            let header = FrameHeader::new(delivery.kind.command(), delivery.opaque, delivery.payload.len());
-            header.put(&mut self.gathered, self.dialect);
-            self.write(&delivery.payload.head).await?;
-            self.write(&delivery.payload.body).await?;
+            delivery.put_header(&mut self.gathered, dialect);
+            self.add(&delivery.payload.head).await?;
+            self.add(&delivery.payload.body).await?;
         }
         Ok(())
     }
 
-    async fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+    async fn add(&mut self, bytes: &[u8]) -> Result<(), Error> {
         if bytes.len() >= LARGE_BYTES {
             self.flush().await?;
-            self.metrics.bytes_sent.inc_by(bytes.len() as u64);
-            return self.stream.write_all(bytes).await;
+            self.outbound.count_sent(bytes.len());
+            return write_all(self.outbound.stream(), bytes).await;
         }
         self.gathered.extend_from_slice(bytes);
         if self.gathered.len() >= WRITE_BYTES {
@@ -78,12 +75,24 @@ impl<S: AsyncWrite + Unpin> Writer<S> {
         Ok(())
     }
 
-    async fn flush(&mut self) -> std::io::Result<()> {
+    async fn flush(&mut self) -> Result<(), Error> {
         if !self.gathered.is_empty() {
-            self.metrics.bytes_sent.inc_by(self.gathered.len() as u64);
-            self.stream.write_all(&self.gathered).await?;
+            self.outbound.count_sent(self.gathered.len());
+            write_all(self.outbound.stream(), &self.gathered).await?;
             self.gathered.clear();
         }
         Ok(())
     }
+}
+
+async fn write_all(stream: &TcpStream, mut bytes: &[u8]) -> Result<(), Error> {
+    while !bytes.is_empty() {
+        match stream.try_write(bytes) {
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(written) => bytes = &bytes[written..],
+            Err(error) if error.kind() == ErrorKind::WouldBlock => stream.writable().await?,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
