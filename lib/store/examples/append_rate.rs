@@ -133,7 +133,7 @@ fn store_rate(store: &SharedStore, messages: u64, settle: bool) -> Result<f64, B
 }
 
 fn restart(place: &str, sync: &str) -> Result<(), Box<dyn Error>> {
-    let before = resident_mib();
+    let (before, cpu_before) = (resident_mib(), cpu_seconds());
     let started = Instant::now();
     let store = kiteq_store::open(&format!("mmap://{place}?sync={sync}"))?;
     let mut found = 0u64;
@@ -167,6 +167,16 @@ fn restart(place: &str, sync: &str) -> Result<(), Box<dyn Error>> {
     println!("read back: {read} messages, {rate:.0} msg/s, {} MiB resident", resident_mib());
     store.close()?;
     Ok(())
+}
+
+/// CPU time of this process so far; the machine may have other things to do.
+fn cpu_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // The name may contain spaces; user and system time are the 12th and 13th fields after it, in ticks of 10 ms.
+    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
+    let ticks =
+        |index: usize| fields.split_whitespace().nth(index).and_then(|ticks| ticks.parse::<f64>().ok());
+    (ticks(11).unwrap_or(0.0) + ticks(12).unwrap_or(0.0)) / 100.0
 }
 
 fn resident_mib() -> u64 {

@@ -255,8 +255,8 @@ impl Log {
         matches!(self.next, Next::Ready(_))
     }
 
-    pub(crate) fn add_spare(&mut self, spare: String) {
-        self.spares.push(spare);
+    pub(crate) fn add_spares(&mut self, spares: Vec<String>) {
+        self.spares.extend(spares);
     }
 
     pub(crate) fn spare_count(&self) -> usize {

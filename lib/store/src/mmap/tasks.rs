@@ -16,19 +16,31 @@ pub(crate) const SPARES_MAX: usize = 2;
 pub(crate) enum Task {
     /// Makes the file of segment `number`, out of a spare one if there is one.
     Prepare { number: u32, len: u64, spare: Option<String> },
-    /// Takes the oldest segment away, for good or to be used again.
-    Retire { number: u32, file: Arc<dyn DiskFile>, keep_len: Option<u64> },
+    /// Takes the oldest segments away, for good or to be used again.
+    Retire { segments: Vec<Retiring> },
     /// Makes everything before `lsn` durable.
     Sync { files: Vec<Arc<dyn DiskFile>>, lsn: u64 },
     /// Finds messages that must leave the oldest segment.
     Collect(CollectJob),
 }
 
+/// A segment on its way out.
+pub(crate) struct Retiring {
+    pub(crate) number: u32,
+    pub(crate) file: Arc<dyn DiskFile>,
+    /// Keep the file to be used again, if it has this length.
+    pub(crate) keep_len: Option<u64>,
+}
+
 /// What became of it.
 pub(crate) enum Outcome {
     Prepared(Result<Prepared, String>),
-    Retired(io::Result<Option<String>>),
-    Synced { lsn: u64, result: io::Result<()> },
+    /// The names of the files that are kept.
+    Retired(io::Result<Vec<String>>),
+    Synced {
+        lsn: u64,
+        result: io::Result<()>,
+    },
     Collected(Collected),
 }
 
@@ -56,7 +68,7 @@ pub(crate) fn carry_out(task: Task, disk: &dyn Disk, index: &Mutex<Index>) -> Ou
         Task::Prepare { number, len, spare } => {
             Outcome::Prepared(prepare(disk, number, len, spare.as_deref()).map_err(|error| error.to_string()))
         }
-        Task::Retire { number, file, keep_len } => Outcome::Retired(retire(disk, number, file, keep_len)),
+        Task::Retire { segments } => Outcome::Retired(retire(disk, segments)),
         Task::Sync { files, lsn } => {
             Outcome::Synced { lsn, result: files.iter().try_for_each(|file| file.sync()) }
         }
@@ -82,23 +94,24 @@ fn prepare(disk: &dyn Disk, number: u32, len: u64, spare: Option<&str>) -> io::R
     Ok(Prepared { number, file })
 }
 
-fn retire(
-    disk: &dyn Disk,
-    number: u32,
-    file: Arc<dyn DiskFile>,
-    keep_len: Option<u64>,
-) -> io::Result<Option<String>> {
-    let name = segment_name(number);
-    // Nobody can get at the file any more but those who have it already.
-    let unused = Arc::strong_count(&file) == 1;
-    let len = file.len();
-    drop(file);
-    let spare = (unused && keep_len == Some(len)).then(|| spare_name(number));
-    match &spare {
-        Some(spare) => disk.rename(&name, spare)?,
-        None => disk.delete(&name)?,
+/// Removes names in the order of the segments, so that what says that a message is settled never goes before the message:
+/// file systems with a journal keep the order of such changes in a crash too.
+fn retire(disk: &dyn Disk, segments: Vec<Retiring>) -> io::Result<Vec<String>> {
+    let mut spares = Vec::new();
+    for Retiring { number, file, keep_len } in segments {
+        let name = segment_name(number);
+        // Nobody can get at the file any more but those who have it already.
+        let unused = Arc::strong_count(&file) == 1;
+        let len = file.len();
+        drop(file);
+        if unused && keep_len == Some(len) {
+            let spare = spare_name(number);
+            disk.rename(&name, &spare)?;
+            spares.push(spare);
+        } else {
+            disk.delete(&name)?;
+        }
     }
-    // Before the next one goes: a later segment says which messages of this one are settled.
     disk.sync_directory()?;
-    Ok(spare)
+    Ok(spares)
 }

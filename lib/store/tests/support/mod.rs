@@ -156,11 +156,16 @@ impl Caller {
         self.found.clone()
     }
 
-    /// Closes the store and opens it again.
-    pub fn reopen(self, parameters: &str) -> Self {
+    /// Closes the store and gives back where it was.
+    pub fn shut(self) -> Backend {
         self.store.close().unwrap();
         drop(self.store);
-        self.backend.open(parameters)
+        self.backend
+    }
+
+    /// Closes the store and opens it again.
+    pub fn reopen(self, parameters: &str) -> Self {
+        self.shut().open(parameters)
     }
 
     pub fn append(&self, messages: Vec<Message>) -> Vec<(Message, AppendOutcome)> {

@@ -7,9 +7,9 @@ use crate::held::DeadReason;
 use crate::mailbox::lock;
 use crate::mmap::codec::{MOVED_EXTRA_LEN_MAX, MovedState, RawRecord, RecordWriter, encode_group_names};
 use crate::mmap::compaction::{self, CollectJob, Collected, Survivor};
-use crate::mmap::index::{Aside, LOST};
+use crate::mmap::index::{Aside, LOST, Segment};
 use crate::mmap::options::SyncMode;
-use crate::mmap::tasks::{Outcome, SPARES_MAX, Task};
+use crate::mmap::tasks::{Outcome, Retiring, SPARES_MAX, Task};
 
 /// How often the log is looked at for something to copy or to free.
 const CHECK_PERIOD: Duration = Duration::from_millis(50);
@@ -52,12 +52,11 @@ impl Engine {
             Outcome::Retired(result) => {
                 self.housekeeping.retiring = false;
                 match result {
-                    Ok(Some(spare)) => self.log.add_spare(spare),
-                    Ok(None) => {}
+                    Ok(spares) => self.log.add_spares(spares),
                     Err(error) => {
                         // A later segment must not go before an older one.
                         self.housekeeping.retiring = true;
-                        let _ = self.log.believe(Err(error), "removing the oldest segment");
+                        let _ = self.log.believe(Err(error), "removing of the oldest segments");
                     }
                 }
                 self.housekeeping.check_soon(self.now.monotonic);
@@ -89,22 +88,26 @@ impl Engine {
         if self.housekeeping.retiring {
             return;
         }
+        let mut segments = Vec::new();
         let mut index = lock(&self.shared.index);
         index.segments.idle_bytes = self.log.idle_bytes();
-        let Some(oldest) = index.segments.oldest() else { return };
-        if oldest.live_count > 0
-            || Some(oldest.number) == self.log.active_number()
-            || oldest.moved_lsn > self.log.synced_lsn()
+        while let Some(oldest) = index.segments.oldest()
+            && oldest.live_count == 0
+            && Some(oldest.number) != self.log.active_number()
+            && oldest.moved_lsn <= self.log.synced_lsn()
         {
-            return;
+            let Some(Segment { number, file, .. }) = index.segments.pop_oldest() else { break };
+            self.housekeeping.copying.take_if(|copying| copying.segment == number);
+            self.log.forget(&file);
+            let keep = self.log.spare_count() + segments.len() < SPARES_MAX;
+            let keep_len = keep.then_some(self.shared.options.segment_bytes);
+            segments.push(Retiring { number, file, keep_len });
         }
-        let Some(oldest) = index.segments.pop_oldest() else { return };
         drop(index);
-        self.housekeeping.copying.take_if(|copying| copying.segment == oldest.number);
-        self.housekeeping.retiring = true;
-        self.log.forget(&oldest.file);
-        let keep_len = (self.log.spare_count() < SPARES_MAX).then_some(self.shared.options.segment_bytes);
-        self.helper.start(Task::Retire { number: oldest.number, file: oldest.file, keep_len });
+        if !segments.is_empty() {
+            self.housekeeping.retiring = true;
+            self.helper.start(Task::Retire { segments });
+        }
     }
 
     /// When the next sync that nobody waits for is due.

@@ -5,8 +5,8 @@
 //! 2. Segments that a crash left open are sealed, and everything is made durable: what is believed from now on (a repeated
 //!    message is answered "duplicate") must not vanish in a later crash.
 //! 3. The live messages are reported in the order in which they were published. The log itself is that order but for
-//!    moved messages, which carry the LSN of their publication; so no table of the order is needed, at the price of
-//!    walking the segments once more.
+//!    moved messages, which carry the LSN of their publication; so all that must be remembered is a slot for each record
+//!    of a message, at the price of walking the segments once more.
 
 mod replay;
 mod report;
@@ -16,7 +16,9 @@ use std::sync::Arc;
 
 pub(crate) use scanner::{Scanned, Scanner, read_damaged};
 
-use super::codec::{HeaderFault, RECORD_HEADER_LEN, RecordWriter, SEGMENT_HEADER_LEN, SegmentHeader};
+use super::codec::{
+    HeaderFault, RECORD_HEADER_LEN, RawRecord, RecordType, RecordWriter, SEGMENT_HEADER_LEN, SegmentHeader,
+};
 use super::disk::{Disk, DiskFile};
 use super::files::{
     damaged_piece_name, damaged_segment_name, damaged_segment_number, segment_name, segment_number,
@@ -30,6 +32,8 @@ use crate::error::StoreError;
 use crate::held::Recovered;
 use scanner::End;
 
+/// Stands for a record whose message is not in the index.
+const NO_SLOT: u32 = u32::MAX;
 /// Written over itself at once.
 const REWRITE_BYTES: usize = 1 << 20;
 
@@ -61,13 +65,13 @@ pub(crate) fn recover(
         spares: Vec::new(),
         remember_after: now.unix_seconds
             - i64::try_from(options.dedupe.window.as_secs()).unwrap_or(i64::MAX / 2),
-        clean: Vec::new(),
+        walks: Vec::new(),
     };
     recovery.index.dedupe.turn(now.monotonic);
     recovery.list()?;
     recovery.replay()?;
-    report::report(&recovery.index, &recovery.clean, visit)?;
-    let Recovery { index, next_lsn, next_number, spares, .. } = recovery;
+    let Recovery { index, walks, next_lsn, next_number, spares, .. } = recovery;
+    report::report(&index, walks, visit)?;
     Ok(RecoveredLog { index, next_lsn, next_number, spares })
 }
 
@@ -82,8 +86,17 @@ struct Recovery<'a> {
     spares: Vec<String>,
     /// Ids settled after this second are remembered.
     remember_after: i64,
-    /// Numbers of the segments that have no damage.
-    clean: Vec<u32>,
+    walks: Vec<Walk>,
+}
+
+/// What the first walk over a segment leaves for the second.
+struct Walk {
+    segment: u32,
+    /// There was no damage: checksums need not be computed again.
+    clean: bool,
+    /// The slot of every record that has a message, in order. By now the slot may hold another message, whose place is
+    /// another one then.
+    slots: Vec<u32>,
 }
 
 impl Recovery<'_> {
@@ -117,11 +130,11 @@ impl Recovery<'_> {
     fn replay(&mut self) -> Result<(), StoreError> {
         let numbers = std::mem::take(&mut self.numbers);
         let mut unsealed = Vec::new();
-        for (position, number) in numbers.iter().copied().enumerate() {
+        for number in numbers {
             let name = segment_name(number);
             let file = self.disk.open(&name).map_err(|error| self.unavailable(&name, &error))?;
             let Some(header) = self.header(number, &file)? else { continue };
-            if position > 0 && header.first_lsn != self.next_lsn {
+            if self.index.segments.len() > 0 && header.first_lsn != self.next_lsn {
                 tracing::error!(
                     file = name,
                     found_lsn = header.first_lsn,
@@ -137,13 +150,13 @@ impl Recovery<'_> {
                 segment.end = end.offset;
             }
             if !end.sealed {
-                unsealed.push((number, file, end, end_lsn));
+                unsealed.push((number, end, end_lsn));
             }
         }
         // Behind the last segment there may be files that were prepared and never written to.
         let last = self.index.segments.iter().last().map(|segment| segment.number);
-        for (number, file, end, lsn) in unsealed {
-            self.report_end(&segment_name(number), number, &*file, end, Some(number) == last);
+        for (number, end, lsn) in unsealed {
+            self.report_end(number, end, Some(number) == last);
             self.seal(number, lsn).map_err(|error| self.unavailable(&segment_name(number), &error))?;
         }
         if let Some(last) = self.index.segments.iter().last() {
@@ -225,35 +238,40 @@ impl Recovery<'_> {
     /// Applies a segment's records. Returns how it ends, and the LSN after its last.
     fn replay_segment(&mut self, header: SegmentHeader, file: &Arc<dyn DiskFile>) -> (End, u64) {
         let mut scanner = Scanner::new(file.clone(), &header);
-        let mut clean = true;
+        let mut walk = Walk { segment: header.number, clean: true, slots: Vec::new() };
         let end = loop {
             match scanner.next() {
                 Scanned::Record { offset, record, .. } => {
                     let place = Place::new(header.number, offset);
-                    if let Err(fault) = replay::apply(&mut self.index, &record, place, self.remember_after) {
-                        tracing::error!(
-                            file = segment_name(header.number),
-                            offset,
-                            %fault,
-                            "a record with a right checksum makes no sense and is skipped"
-                        );
+                    match replay::apply(&mut self.index, &record, place, self.remember_after) {
+                        Ok(slot) => walk.slots.extend(slot),
+                        Err(fault) => {
+                            // The second walk tells messages by counting records.
+                            walk.slots.extend(has_message(&record).then_some(NO_SLOT));
+                            tracing::error!(
+                                file = segment_name(header.number),
+                                offset,
+                                %fault,
+                                "a record with a right checksum makes no sense and is skipped"
+                            );
+                        }
                     }
                 }
                 Scanned::Damage { from, to } => {
-                    clean = false;
+                    walk.clean = false;
                     keep_piece_aside(self.disk, header.number, &**file, from, to);
                 }
                 Scanned::End(end) => break end,
             }
         };
-        if clean {
-            self.clean.push(header.number);
-        }
+        walk.slots.shrink_to_fit();
+        self.walks.push(walk);
         (end, scanner.position().1)
     }
 
-    fn report_end(&self, name: &str, number: u32, file: &dyn DiskFile, end: End, last: bool) {
+    fn report_end(&self, number: u32, end: End, last: bool) {
         let End { offset, torn_bytes, .. } = end;
+        let name = segment_name(number);
         if last {
             tracing::info!(
                 file = name,
@@ -269,8 +287,8 @@ impl Recovery<'_> {
             cut_bytes = torn_bytes,
             "the segment has no end: records after this offset are missing"
         );
-        if torn_bytes > 0 {
-            keep_piece_aside(self.disk, number, file, offset, offset + torn_bytes);
+        if let Some(segment) = self.index.segments.get(number).filter(|_| torn_bytes > 0) {
+            keep_piece_aside(self.disk, number, &*segment.file, offset, offset + torn_bytes);
         }
     }
 
@@ -293,6 +311,10 @@ impl Recovery<'_> {
     fn unavailable(&self, place: &str, error: &std::io::Error) -> StoreError {
         StoreError::Unavailable { place: place.to_owned(), reason: error.to_string() }
     }
+}
+
+fn has_message(record: &RawRecord<'_>) -> bool {
+    matches!(record.record_type, RecordType::Published | RecordType::Moved)
 }
 
 /// Writes what a file holds over itself, so that the next sync writes it to the disk.

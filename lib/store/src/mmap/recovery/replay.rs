@@ -6,7 +6,8 @@ use crate::mmap::codec::{MessageRecord, RawRecord, RecordFault, RecordType};
 use crate::mmap::index::{Aside, Entry, Index, Place};
 
 /// Applies one record. Records before it may be missing where the disk was damaged, so that nothing is taken for granted:
-/// every record is a fact about its ids, and what it says of ids that are not held is skipped.
+/// every record is a fact about its ids, and what it says of ids that are not held is skipped. Returns the slot of a
+/// record that has a message.
 ///
 /// # Errors
 /// When the record's content is not what its type says; nothing was applied then.
@@ -15,10 +16,10 @@ pub(super) fn apply(
     record: &RawRecord<'_>,
     place: Place,
     remember_after: i64,
-) -> Result<(), RecordFault> {
+) -> Result<Option<u32>, RecordFault> {
     match record.record_type {
-        RecordType::Published => publish(index, record, &record.message()?, place),
-        RecordType::Moved => relocate(index, record, &record.message()?, place),
+        RecordType::Published => return Ok(Some(publish(index, record, &record.message()?, place))),
+        RecordType::Moved => return Ok(Some(relocate(index, record, &record.message()?, place))),
         RecordType::Committed => {
             for_held(index, record, |index, slot, _| {
                 if index.get(slot).is_some_and(|entry| !entry.is_dead()) {
@@ -75,18 +76,18 @@ pub(super) fn apply(
         }
         RecordType::Sealed => {}
     }
-    Ok(())
+    Ok(None)
 }
 
-fn publish(index: &mut Index, record: &RawRecord<'_>, message: &MessageRecord<'_>, place: Place) {
+fn publish(index: &mut Index, record: &RawRecord<'_>, message: &MessageRecord<'_>, place: Place) -> u32 {
     if let Some(slot) = index.find(&message.id) {
         // An id is only published again when the message before was gone: the record that said so was damaged.
         index.remove(slot);
     }
-    index.insert(Entry::new(message.id, place, record.len, message.committed));
+    index.insert(Entry::new(message.id, place, record.len, message.committed))
 }
 
-fn relocate(index: &mut Index, record: &RawRecord<'_>, message: &MessageRecord<'_>, place: Place) {
+fn relocate(index: &mut Index, record: &RawRecord<'_>, message: &MessageRecord<'_>, place: Place) -> u32 {
     let slot = match index.find(&message.id) {
         Some(slot) => {
             index.relocate(slot, place, record.len);
@@ -103,6 +104,7 @@ fn relocate(index: &mut Index, record: &RawRecord<'_>, message: &MessageRecord<'
     if let Some(segment) = index.segments.get_mut(place.segment) {
         segment.has_moved = true;
     }
+    slot
 }
 
 fn for_held(

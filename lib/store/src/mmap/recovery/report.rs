@@ -3,14 +3,16 @@
 use bytes::Bytes;
 
 use super::scanner::{Scanned, Scanner};
+use super::{Walk, has_message};
 use crate::error::StoreError;
 use crate::held::{GroupState, Recovered, Slot};
 use crate::mmap::codec::{MessageRecord, RawRecord, RecordType};
-use crate::mmap::index::{Aside, Index, Place, Segment};
+use crate::mmap::index::{Aside, Entry, Index, Place};
 use crate::mmap::read::read_noted;
 
 /// A live message that is not where its order in the log would put it.
 struct Moved {
+    slot: u32,
     published_lsn: u64,
     place: Place,
     record_len: usize,
@@ -18,71 +20,75 @@ struct Moved {
 
 pub(super) fn report(
     index: &Index,
-    clean: &[u32],
+    walks: Vec<Walk>,
     visit: &mut dyn FnMut(Recovered<'_>),
 ) -> Result<(), StoreError> {
-    let mut moved = find_moved(index, clean);
+    let mut moved = find_moved(index, &walks);
     moved.sort_unstable_by_key(|moved| moved.published_lsn);
     let mut moved = moved.into_iter().peekable();
-    for segment in index.segments.iter().filter(|segment| segment.live_count > 0) {
-        let mut scanner = scanner_of(segment, clean);
-        loop {
-            let (offset, record) = match scanner.next() {
-                Scanned::Record { offset, record, .. } => (offset, record),
-                Scanned::Damage { .. } => continue,
-                Scanned::End(_) => break,
-            };
+    for walk in walks {
+        for_live(index, &walk, |slot, record, _| {
             if record.record_type != RecordType::Published {
-                continue;
+                return Ok(());
             }
             while let Some(earlier) = moved.next_if(|moved| moved.published_lsn < record.lsn) {
                 report_moved(index, &earlier, visit)?;
             }
-            if let Some((slot, message)) = live(index, &record, Place::new(segment.number, offset)) {
+            if let Ok(message) = record.message() {
                 visit_one(index, slot, &message, visit);
             }
-        }
+            Ok(())
+        })?;
     }
-    for moved in moved {
-        report_moved(index, &moved, visit)?;
-    }
-    Ok(())
+    moved.try_for_each(|moved| report_moved(index, &moved, visit))
 }
 
-fn scanner_of(segment: &Segment, clean: &[u32]) -> Scanner {
-    let scanner = Scanner::new(segment.file.clone(), &segment.header);
-    if clean.binary_search(&segment.number).is_ok() { scanner.without_verifying() } else { scanner }
-}
-
-fn find_moved(index: &Index, clean: &[u32]) -> Vec<Moved> {
+fn find_moved(index: &Index, walks: &[Walk]) -> Vec<Moved> {
     let mut found = Vec::new();
-    for segment in index.segments.iter().filter(|segment| segment.has_moved && segment.live_count > 0) {
-        let mut scanner = scanner_of(segment, clean);
-        loop {
-            match scanner.next() {
-                Scanned::Record { offset, record, .. } if record.record_type == RecordType::Moved => {
-                    let place = Place::new(segment.number, offset);
-                    if let Some((_, message)) = live(index, &record, place)
-                        && let Some(moved) = message.moved
-                    {
-                        let (published_lsn, record_len) = (moved.published_lsn, record.len);
-                        found.push(Moved { published_lsn, place, record_len });
-                    }
-                }
-                Scanned::End(_) => break,
-                _ => {}
-            }
+    for walk in walks {
+        if !index.segments.get(walk.segment).is_some_and(|segment| segment.has_moved) {
+            continue;
         }
+        // Nothing in there fails.
+        let _ = for_live(index, walk, |slot, record, place| {
+            if let Some(moved) = record.message().ok().and_then(|message| message.moved) {
+                let (published_lsn, record_len) = (moved.published_lsn, record.len);
+                found.push(Moved { slot, published_lsn, place, record_len });
+            }
+            Ok(())
+        });
     }
     found
 }
 
-/// The message of a record that is alive there and no dead letter.
-fn live<'a>(index: &Index, record: &RawRecord<'a>, place: Place) -> Option<(u32, MessageRecord<'a>)> {
-    let slot = index.find(&record.id().ok()?)?;
-    let entry = index.get(slot)?;
-    (entry.place() == place && !entry.is_dead()).then_some(())?;
-    Some((slot, record.message().ok()?))
+/// Goes through the records of a segment whose message is alive there and no dead letter.
+fn for_live(
+    index: &Index,
+    walk: &Walk,
+    mut each: impl FnMut(u32, &RawRecord<'_>, Place) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    let Some(segment) = index.segments.get(walk.segment).filter(|segment| segment.live_count > 0) else {
+        return Ok(());
+    };
+    let mut scanner = Scanner::new(segment.file.clone(), &segment.header);
+    if walk.clean {
+        scanner = scanner.without_verifying();
+    }
+    let mut slots = walk.slots.iter();
+    loop {
+        match scanner.next() {
+            Scanned::Record { offset, record, .. } if has_message(&record) => {
+                let Some(slot) = slots.next().copied() else { return Ok(()) };
+                let place = Place::new(walk.segment, offset);
+                let alive = |entry: &Entry| entry.place() == place && !entry.is_dead();
+                if index.get(slot).is_some_and(alive) {
+                    each(slot, &record, place)?;
+                }
+            }
+            Scanned::Record { .. } | Scanned::Damage { .. } => {}
+            Scanned::End(_) => return Ok(()),
+        }
+    }
 }
 
 fn report_moved(
@@ -93,8 +99,8 @@ fn report_moved(
     let source = index.source(moved.place)?;
     let bytes: Bytes = source.read(moved.place.offset(), moved.record_len)?;
     let record = source.parse(moved.place.offset(), &bytes)?;
-    if let Some((slot, message)) = live(index, &record, moved.place) {
-        visit_one(index, slot, &message, visit);
+    if let Ok(message) = record.message() {
+        visit_one(index, moved.slot, &message, visit);
     }
     Ok(())
 }
