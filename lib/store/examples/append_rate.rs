@@ -144,10 +144,9 @@ fn restart(place: &str, sync: &str) -> Result<(), Box<dyn Error>> {
             peak = peak.max(resident_mib());
         }
     })?;
-    let took = started.elapsed().as_secs_f64();
-    println!(
-        "restart: {found} messages found in {took:.1} s, {before} MiB resident before, {peak} MiB at most"
-    );
+    let (took, cpu) = (started.elapsed().as_secs_f64(), cpu_seconds() - cpu_before);
+    println!("restart: {found} messages found in {took:.1} s ({cpu:.1} s of CPU time)");
+    println!("         {before} MiB resident before, {peak} MiB at most");
     let started = Instant::now();
     let (sender, receiver) = mpsc::sync_channel(4);
     let mut read = 0u64;
