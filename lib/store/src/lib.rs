@@ -4,9 +4,10 @@
 //! survives a crash, until it is settled. A held message is known by its [`Slot`], a small dense number, so that a
 //! broker's own tables can be plain arrays beside the store's; its 16-byte id stays in the store alone.
 //!
-//! Calls never block and never wait: each queues work, and its `done` closure runs on a thread of the store when the
-//! work is as durable as the store makes it. Closures run in the order of the calls and must be quick. The caller bounds
-//! what it has queued (a broker by its publish budget and by its delivery windows).
+//! Calls never wait for a disk to be synced: each queues work, and its `done` closure runs when the work is as durable as
+//! the store makes it: on a thread of the store, or, where nothing has to be synced, on the caller's before the call
+//! returns. Closures run in the order of the calls and must be quick; whatever lock they take the caller must not hold. The
+//! caller bounds what it has queued (a broker by its publish budget and by its delivery windows).
 
 mod command;
 mod dedupe;

@@ -17,6 +17,8 @@ struct State<T> {
     items: Vec<T>,
     /// The thread sleeps: whoever brings work must wake it.
     waiting: bool,
+    /// The thread is to look, whether there is work or not.
+    woken: bool,
     ended: bool,
 }
 
@@ -34,7 +36,7 @@ pub(crate) enum Taken {
 impl<T> Mailbox<T> {
     pub(crate) fn new() -> Self {
         Self {
-            state: Mutex::new(State { items: Vec::new(), waiting: false, ended: false }),
+            state: Mutex::new(State { items: Vec::new(), waiting: false, woken: false, ended: false }),
             arrived: Condvar::new(),
         }
     }
@@ -53,13 +55,48 @@ impl<T> Mailbox<T> {
         Ok(())
     }
 
-    /// Swaps everything that waits into `items`, which must be empty; sleeps while there is nothing.
-    pub(crate) fn take(&self, items: &mut Vec<T>, timeout: Option<Duration>) -> Taken {
+    /// Queues one piece of work and lets the thread sleep: the caller does the work, or calls [`Mailbox::wake`].
+    pub(crate) fn push_quietly(&self, item: T) -> Result<(), T> {
+        let mut state = lock(&self.state);
+        if state.ended {
+            return Err(item);
+        }
+        state.items.push(item);
+        Ok(())
+    }
+
+    /// Ends the thread's present or next wait.
+    pub(crate) fn wake(&self) {
+        let mut state = lock(&self.state);
+        state.woken = true;
+        if std::mem::take(&mut state.waiting) {
+            drop(state);
+            self.arrived.notify_one();
+        }
+    }
+
+    /// Swaps what waits into `items`, which must be empty, without waiting; says whether there was anything.
+    pub(crate) fn take_now(&self, items: &mut Vec<T>) -> bool {
         debug_assert!(items.is_empty(), "what was taken before is done");
         let mut state = lock(&self.state);
+        std::mem::swap(&mut state.items, items);
+        !items.is_empty()
+    }
+
+    /// Swaps everything that waits into `items`, which must be empty; sleeps while there is nothing.
+    pub(crate) fn take(&self, items: &mut Vec<T>, timeout: Option<Duration>) -> Taken {
+        let taken = self.wait(timeout);
+        if taken == Taken::Items {
+            self.take_now(items);
+        }
+        taken
+    }
+
+    /// Sleeps until there is something to take or to look at.
+    pub(crate) fn wait(&self, timeout: Option<Duration>) -> Taken {
+        let mut state = lock(&self.state);
         loop {
-            if !state.items.is_empty() {
-                std::mem::swap(&mut state.items, items);
+            if !state.items.is_empty() || std::mem::take(&mut state.woken) {
                 return Taken::Items;
             }
             if state.ended {

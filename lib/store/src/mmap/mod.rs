@@ -38,6 +38,7 @@ use disk::FileSystemDisk;
 use engine::{Event, Health, Shared};
 use index::Index;
 pub(crate) use options::MmapOptions;
+use options::SyncMode;
 use read::DeadLetterPlan;
 use reader::Load;
 use threads::Threads;
@@ -51,6 +52,9 @@ use crate::held::{
 };
 use crate::mailbox::lock;
 use crate::store::{MessageStore, barrier};
+
+/// A caller writes so many messages on its own thread at most.
+const CALLER_BATCH_MAX: usize = 16;
 
 /// The store. Its directory is its own from the start; its log is read by [`MessageStore::recover`], or by the first
 /// other call.
@@ -90,8 +94,22 @@ impl MmapStore {
     }
 
     fn push(&self, command: Command) {
+        self.push_by(command, Threads::push);
+    }
+
+    /// For `count` things that somebody waits for. With `sync=group` the disk is waited for as well, and that is for
+    /// `kiteq-log` to do; so are large batches, of which the caller has the next one to prepare meanwhile.
+    fn push_urgent(&self, count: usize, command: Command) {
+        if self.shared.options.sync == SyncMode::Group || count > CALLER_BATCH_MAX {
+            self.push(command);
+        } else {
+            self.push_by(command, Threads::push_and_help);
+        }
+    }
+
+    fn push_by(&self, command: Command, push: fn(&Threads, Event) -> Result<(), Event>) {
         let refused = match self.threads() {
-            Ok(threads) => match threads.events.push(Event::Command(command)) {
+            Ok(threads) => match push(threads, Event::Command(command)) {
                 Err(Event::Command(command)) => Some((command, self.why_ended())),
                 _ => None,
             },
@@ -142,11 +160,11 @@ impl MessageStore for MmapStore {
     }
 
     fn append(&self, messages: Vec<Message>, done: Done<Vec<(Message, AppendOutcome)>>) {
-        self.push(Command::Append { messages, done });
+        self.push_urgent(messages.len(), Command::Append { messages, done });
     }
 
     fn decide(&self, verdicts: Vec<(MessageId, Verdict)>, done: Done<Vec<VerdictOutcome>>) {
-        self.push(Command::Decide { verdicts, done });
+        self.push_urgent(verdicts.len(), Command::Decide { verdicts, done });
     }
 
     fn settle(&self, slots: Vec<Slot>) {
@@ -217,7 +235,7 @@ impl MessageStore for MmapStore {
             Ok(threads) => {
                 let closed = barrier(|done| {
                     let command = Event::Command(Command::Close { done });
-                    if let Err(Event::Command(command)) = threads.events.push(command) {
+                    if let Err(Event::Command(command)) = threads.push(command) {
                         let Command::Close { done } = command else { return };
                         done(if lock(&self.shared.health).closed { Ok(()) } else { Err(self.why_ended()) });
                     }

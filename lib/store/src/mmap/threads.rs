@@ -2,13 +2,14 @@
 //!
 //! | thread | does |
 //! |---|---|
-//! | `kiteq-log` | everything that is written, and the `done` closures of it |
+//! | `kiteq-log` | everything that is written, and the `done` closures of it, where the caller's thread does not do it |
 //! | `kiteq-read` | loads |
 //! | `kiteq-files` | names of files: preparing and removing segments |
 //! | `kiteq-sync` | syncs that nobody waits for, and looking for messages to copy |
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use super::engine::{Engine, Event, Shared};
 use super::reader::{self, Load};
@@ -21,9 +22,14 @@ use crate::mailbox::{Mailbox, Taken, lock};
 /// Loads answered in one go, so that the first answer of many does not wait for all.
 const LOADS_MAX: usize = 64;
 
+/// Rounds of work that a caller does on its own thread before it leaves the rest to `kiteq-log`.
+const CALLER_ROUNDS_MAX: usize = 2;
+
 /// A log that is written to and read from.
 pub(crate) struct Threads {
-    pub(crate) events: Arc<Mailbox<Event>>,
+    events: Arc<Mailbox<Event>>,
+    writer: Arc<Mutex<Writer>>,
+    shared: Arc<Shared>,
     pub(crate) loads: Arc<Mailbox<Load>>,
     handles: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -34,8 +40,11 @@ impl Threads {
         recovered: RecoveredLog,
         clock: Clock,
     ) -> Result<Self, StoreError> {
+        let writer = Writer { engine: None, batch: Vec::new(), clock };
         let threads = Self {
             events: Arc::new(Mailbox::new()),
+            writer: Arc::new(Mutex::new(writer)),
+            shared: shared.clone(),
             loads: Arc::new(Mailbox::new()),
             handles: Mutex::new(Vec::new()),
         };
@@ -49,8 +58,9 @@ impl Threads {
         }
         let helper = HelperThreads { files, syncs, prepared };
         let engine = Engine::start(shared.clone(), recovered, Box::new(helper), clock.now());
-        let events = threads.events.clone();
-        threads.spawn(shared.clone(), "kiteq-log", move || write(engine, &events, clock))?;
+        lock(&threads.writer).engine = Some(engine);
+        let (events, writer) = (threads.events.clone(), threads.writer.clone());
+        threads.spawn(shared.clone(), "kiteq-log", move || write(&writer, &events))?;
         let loads = threads.loads.clone();
         let reader = shared.clone();
         threads.spawn(shared.clone(), "kiteq-read", move || read(&loads, &reader))?;
@@ -75,6 +85,36 @@ impl Threads {
                 reason: format!("no thread could be started: {error}"),
             })?;
         lock(&self.handles).push(handle);
+        Ok(())
+    }
+
+    /// Gives work to `kiteq-log`, or gives it back when the log has ended.
+    pub(crate) fn push(&self, event: Event) -> Result<(), Event> {
+        self.events.push(event)
+    }
+
+    /// Does work on the caller's thread if nobody else is writing, and leaves it to `kiteq-log` otherwise. To wake a
+    /// thread and to be woken by it takes longer than to write a batch that is not synced.
+    pub(crate) fn push_and_help(&self, event: Event) -> Result<(), Event> {
+        self.events.push_quietly(event)?;
+        let Ok(mut writer) = self.writer.try_lock() else {
+            // Whoever writes may have looked for work for the last time.
+            self.events.wake();
+            return Ok(());
+        };
+        let _ended =
+            EndOnExit { events: self.events.clone(), loads: self.loads.clone(), shared: self.shared.clone() };
+        let known_wake_at = writer.wake_at();
+        let mut is_done = false;
+        for _ in 0..CALLER_ROUNDS_MAX {
+            is_done = !writer.run_waiting(&self.events);
+            if is_done {
+                break;
+            }
+        }
+        if !is_done || writer.wake_at() != known_wake_at {
+            self.events.wake();
+        }
         Ok(())
     }
 
@@ -113,16 +153,55 @@ impl Drop for EndOnExit {
     }
 }
 
-fn write(mut engine: Engine, events: &Mailbox<Event>, clock: Clock) {
-    let mut batch = Vec::new();
+/// The one that writes, whichever thread it is. Work is taken from the mailbox only by who holds it, so that it is done in
+/// the order of the calls.
+struct Writer {
+    /// `None` before the start and after the end.
+    engine: Option<Engine>,
+    batch: Vec<Event>,
+    clock: Clock,
+}
+
+impl Writer {
+    /// Does what waits; says whether there was anything.
+    fn run_waiting(&mut self, events: &Mailbox<Event>) -> bool {
+        let has_work = self.engine.is_some() && events.take_now(&mut self.batch);
+        if has_work {
+            self.run();
+        }
+        has_work
+    }
+
+    fn run(&mut self) {
+        if let Some(engine) = &mut self.engine {
+            engine.run(&mut self.batch, self.clock.now());
+        }
+    }
+
+    fn wake_at(&self) -> Option<Duration> {
+        self.engine.as_ref().and_then(Engine::wake_at)
+    }
+}
+
+fn write(writer: &Mutex<Writer>, events: &Mailbox<Event>) {
     loop {
-        let timeout = engine.wake_at().map(|at| at.saturating_sub(clock.now().monotonic));
-        if events.take(&mut batch, timeout) == Taken::Ended {
+        let timeout = {
+            let writer = lock(writer);
+            writer.wake_at().map(|at| at.saturating_sub(writer.clock.now().monotonic))
+        };
+        if events.wait(timeout) == Taken::Ended {
             break;
         }
-        engine.run(&mut batch, clock.now());
+        let mut writer = lock(writer);
+        if !writer.run_waiting(events) {
+            // Its time has come, or a caller did the work and left something to look at.
+            writer.run();
+        }
     }
-    if let Err(error) = engine.close() {
+    let engine = lock(writer).engine.take();
+    if let Some(mut engine) = engine
+        && let Err(error) = engine.close()
+    {
         tracing::error!(%error, "the log could not be closed");
     }
 }
