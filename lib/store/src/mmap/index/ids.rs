@@ -41,6 +41,11 @@ impl IdTable {
             .copied()
     }
 
+    /// Reads the part of the table where a hash belongs, for no other effect than having read it.
+    pub(crate) fn touch(&self, hash: u64) {
+        std::hint::black_box(self.shards[Self::shard(hash)].find(hash, |_| false));
+    }
+
     /// The id of `slot` must not be in the table yet.
     pub(crate) fn insert(&mut self, hash: u64, slot: u32, slots: &SlotTable) {
         let hasher = &self.hasher;

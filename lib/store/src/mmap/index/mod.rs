@@ -86,6 +86,13 @@ impl Index {
         self.ids.find(self.ids.hash(id), id, &self.slots)
     }
 
+    /// Brings what [`Index::find`] looks at into the processor's cache.
+    pub(crate) fn touch(&self, ids: impl Iterator<Item = MessageId>) {
+        for id in ids {
+            self.ids.touch(self.ids.hash(&id));
+        }
+    }
+
     /// Whether an append of `id` is a repetition.
     pub(crate) fn knows(&self, id: &MessageId) -> bool {
         self.find(id).is_some() || self.dedupe.contains(id)

@@ -1,6 +1,6 @@
 //! Rebuilds the index from what is on the disk.
 //!
-//! 1. Every segment is scanned in order and its records are applied. What is no record is damage: it is copied aside and
+//! 1. Every segment is scanned in order, on a thread that reads and checks ahead, and its records are applied. What is no record is damage: it is copied aside and
 //!    skipped; at the end of the last segment it is what a crash left of an unfinished write, and normal.
 //! 2. Segments that a crash left open are sealed, and everything is made durable: what is believed from now on (a repeated
 //!    message is answered "duplicate") must not vanish in a later crash.
@@ -8,12 +8,14 @@
 //!    moved messages, which carry the LSN of their publication; so all that must be remembered is a slot for each record
 //!    of a message, at the price of walking the segments once more.
 
+mod pipeline;
 mod replay;
 mod report;
 mod scanner;
 
 use std::sync::Arc;
 
+use pipeline::{Job, Piece, Pieces, Records, read_ahead};
 pub(crate) use scanner::{Scanned, Scanner, read_damaged};
 
 use super::codec::{
@@ -34,6 +36,8 @@ use scanner::End;
 
 /// Stands for a record whose message is not in the index.
 const NO_SLOT: u32 = u32::MAX;
+/// Ids looked up together before they are used: the processor waits for their memory once and not one by one.
+const TOUCHED_AHEAD: usize = 16;
 /// Written over itself at once.
 const REWRITE_BYTES: usize = 1 << 20;
 
@@ -71,7 +75,7 @@ pub(crate) fn recover(
     recovery.list()?;
     recovery.replay()?;
     let Recovery { index, walks, next_lsn, next_number, spares, .. } = recovery;
-    report::report(&index, walks, visit)?;
+    report::report(&index, &walks, visit)?;
     Ok(RecoveredLog { index, next_lsn, next_number, spares })
 }
 
@@ -128,31 +132,28 @@ impl Recovery<'_> {
     }
 
     fn replay(&mut self) -> Result<(), StoreError> {
-        let numbers = std::mem::take(&mut self.numbers);
-        let mut unsealed = Vec::new();
-        for number in numbers {
+        let mut found = Vec::new();
+        for number in std::mem::take(&mut self.numbers) {
             let name = segment_name(number);
             let file = self.disk.open(&name).map_err(|error| self.unavailable(&name, &error))?;
-            let Some(header) = self.header(number, &file)? else { continue };
-            if self.index.segments.len() > 0 && header.first_lsn != self.next_lsn {
-                tracing::error!(
-                    file = name,
-                    found_lsn = header.first_lsn,
-                    expected_lsn = self.next_lsn,
-                    "records before this segment are missing"
-                );
-            }
-            self.next_lsn = self.next_lsn.max(header.first_lsn);
-            self.index.segments.push(Segment::new(header, file.clone()));
-            let (end, end_lsn) = self.replay_segment(header, &file);
-            self.next_lsn = self.next_lsn.max(end_lsn);
-            if let Some(segment) = self.index.segments.get_mut(number) {
-                segment.end = end.offset;
-            }
-            if !end.sealed {
-                unsealed.push((number, end, end_lsn));
+            if let Some(header) = self.header(number, &file)? {
+                found.push((header, file));
             }
         }
+        let jobs = found
+            .iter()
+            .map(|(header, file)| Job { header: *header, file: file.clone(), verify: true })
+            .collect();
+        let unsealed = read_ahead(jobs, |mut pieces| {
+            let mut unsealed = Vec::new();
+            for (header, file) in found {
+                let (end, lsn) = self.replay_segment(header, &file, &mut pieces)?;
+                if !end.sealed {
+                    unsealed.push((header.number, end, lsn));
+                }
+            }
+            Ok(unsealed)
+        })?;
         // Behind the last segment there may be files that were prepared and never written to.
         let last = self.index.segments.iter().last().map(|segment| segment.number);
         for (number, end, lsn) in unsealed {
@@ -236,37 +237,65 @@ impl Recovery<'_> {
     }
 
     /// Applies a segment's records. Returns how it ends, and the LSN after its last.
-    fn replay_segment(&mut self, header: SegmentHeader, file: &Arc<dyn DiskFile>) -> (End, u64) {
-        let mut scanner = Scanner::new(file.clone(), &header);
+    fn replay_segment(
+        &mut self,
+        header: SegmentHeader,
+        file: &Arc<dyn DiskFile>,
+        pieces: &mut Pieces,
+    ) -> Result<(End, u64), StoreError> {
+        if self.index.segments.len() > 0 && header.first_lsn != self.next_lsn {
+            tracing::error!(
+                file = segment_name(header.number),
+                found_lsn = header.first_lsn,
+                expected_lsn = self.next_lsn,
+                "records before this segment are missing"
+            );
+        }
+        self.index.segments.push(Segment::new(header, file.clone()));
         let mut walk = Walk { segment: header.number, clean: true, slots: Vec::new() };
-        let end = loop {
-            match scanner.next() {
-                Scanned::Record { offset, record, .. } => {
-                    let place = Place::new(header.number, offset);
-                    match replay::apply(&mut self.index, &record, place, self.remember_after) {
-                        Ok(slot) => walk.slots.extend(slot),
-                        Err(fault) => {
-                            // The second walk tells messages by counting records.
-                            walk.slots.extend(has_message(&record).then_some(NO_SLOT));
-                            tracing::error!(
-                                file = segment_name(header.number),
-                                offset,
-                                %fault,
-                                "a record with a right checksum makes no sense and is skipped"
-                            );
-                        }
-                    }
+        let (end, lsn) = loop {
+            match pieces.next()? {
+                Piece::Records(records) => {
+                    self.apply(header.number, &records, &mut walk);
+                    pieces.give_back(records);
                 }
-                Scanned::Damage { from, to } => {
+                Piece::Damage { from, to } => {
                     walk.clean = false;
                     keep_piece_aside(self.disk, header.number, &**file, from, to);
                 }
-                Scanned::End(end) => break end,
+                Piece::End(end, lsn) => break (end, lsn),
             }
         };
         walk.slots.shrink_to_fit();
         self.walks.push(walk);
-        (end, scanner.position().1)
+        self.next_lsn = self.next_lsn.max(header.first_lsn).max(lsn);
+        if let Some(segment) = self.index.segments.get_mut(header.number) {
+            segment.end = end.offset;
+        }
+        Ok((end, lsn))
+    }
+
+    fn apply(&mut self, segment: u32, records: &Records, walk: &mut Walk) {
+        let mut ahead = records.iter();
+        for (position, (offset, record)) in records.iter().enumerate() {
+            if position.is_multiple_of(TOUCHED_AHEAD) {
+                let ids = ahead.by_ref().take(TOUCHED_AHEAD).filter(|(_, record)| has_message(record));
+                self.index.touch(ids.filter_map(|(_, record)| record.id().ok()));
+            }
+            match replay::apply(&mut self.index, &record, Place::new(segment, offset), self.remember_after) {
+                Ok(slot) => walk.slots.extend(slot),
+                Err(fault) => {
+                    // The second walk tells messages by counting records.
+                    walk.slots.extend(has_message(&record).then_some(NO_SLOT));
+                    tracing::error!(
+                        file = segment_name(segment),
+                        offset,
+                        %fault,
+                        "a record with a right checksum makes no sense and is skipped"
+                    );
+                }
+            }
+        }
     }
 
     fn report_end(&self, number: u32, end: End, last: bool) {

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::scanner::{Scanned, Scanner};
+use super::pipeline::{Job, Piece, read_ahead};
 use super::{Walk, has_message};
 use crate::error::StoreError;
 use crate::held::{GroupState, Recovered, Slot};
@@ -20,75 +20,80 @@ struct Moved {
 
 pub(super) fn report(
     index: &Index,
-    walks: Vec<Walk>,
+    walks: &[Walk],
     visit: &mut dyn FnMut(Recovered<'_>),
 ) -> Result<(), StoreError> {
-    let mut moved = find_moved(index, &walks);
+    let mut moved = Vec::new();
+    let with_moved = walks.iter().filter(|walk| has_moved(index, walk));
+    for_live(index, with_moved, |slot, record, place| {
+        if let Some(state) = record.message().ok().and_then(|message| message.moved) {
+            let (published_lsn, record_len) = (state.published_lsn, record.len);
+            moved.push(Moved { slot, published_lsn, place, record_len });
+        }
+        Ok(())
+    })?;
     moved.sort_unstable_by_key(|moved| moved.published_lsn);
     let mut moved = moved.into_iter().peekable();
-    for walk in walks {
-        for_live(index, &walk, |slot, record, _| {
-            if record.record_type != RecordType::Published {
-                return Ok(());
-            }
-            while let Some(earlier) = moved.next_if(|moved| moved.published_lsn < record.lsn) {
-                report_moved(index, &earlier, visit)?;
-            }
-            if let Ok(message) = record.message() {
-                visit_one(index, slot, &message, visit);
-            }
-            Ok(())
-        })?;
-    }
+    for_live(index, walks.iter(), |slot, record, _| {
+        if record.record_type != RecordType::Published {
+            return Ok(());
+        }
+        while let Some(earlier) = moved.next_if(|moved| moved.published_lsn < record.lsn) {
+            report_moved(index, &earlier, visit)?;
+        }
+        if let Ok(message) = record.message() {
+            visit_one(index, slot, &message, visit);
+        }
+        Ok(())
+    })?;
     moved.try_for_each(|moved| report_moved(index, &moved, visit))
 }
 
-fn find_moved(index: &Index, walks: &[Walk]) -> Vec<Moved> {
-    let mut found = Vec::new();
-    for walk in walks {
-        if !index.segments.get(walk.segment).is_some_and(|segment| segment.has_moved) {
-            continue;
-        }
-        // Nothing in there fails.
-        let _ = for_live(index, walk, |slot, record, place| {
-            if let Some(moved) = record.message().ok().and_then(|message| message.moved) {
-                let (published_lsn, record_len) = (moved.published_lsn, record.len);
-                found.push(Moved { slot, published_lsn, place, record_len });
-            }
-            Ok(())
-        });
-    }
-    found
+fn has_moved(index: &Index, walk: &Walk) -> bool {
+    index.segments.get(walk.segment).is_some_and(|segment| segment.has_moved)
 }
 
-/// Goes through the records of a segment whose message is alive there and no dead letter.
-fn for_live(
+/// Goes through the records of segments whose message is alive there and no dead letter.
+fn for_live<'a>(
     index: &Index,
-    walk: &Walk,
+    walks: impl Iterator<Item = &'a Walk>,
     mut each: impl FnMut(u32, &RawRecord<'_>, Place) -> Result<(), StoreError>,
 ) -> Result<(), StoreError> {
-    let Some(segment) = index.segments.get(walk.segment).filter(|segment| segment.live_count > 0) else {
-        return Ok(());
-    };
-    let mut scanner = Scanner::new(segment.file.clone(), &segment.header);
-    if walk.clean {
-        scanner = scanner.without_verifying();
-    }
-    let mut slots = walk.slots.iter();
-    loop {
-        match scanner.next() {
-            Scanned::Record { offset, record, .. } if has_message(&record) => {
-                let Some(slot) = slots.next().copied() else { return Ok(()) };
-                let place = Place::new(walk.segment, offset);
-                let alive = |entry: &Entry| entry.place() == place && !entry.is_dead();
-                if index.get(slot).is_some_and(alive) {
-                    each(slot, &record, place)?;
-                }
-            }
-            Scanned::Record { .. } | Scanned::Damage { .. } => {}
-            Scanned::End(_) => return Ok(()),
+    let mut with_live = Vec::new();
+    let mut jobs = Vec::new();
+    for walk in walks {
+        if let Some(segment) = index.segments.get(walk.segment).filter(|segment| segment.live_count > 0) {
+            let (header, file) = (segment.header, segment.file.clone());
+            jobs.push(Job { header, file, verify: !walk.clean });
+            with_live.push(walk);
         }
     }
+    if jobs.is_empty() {
+        return Ok(());
+    }
+    read_ahead(jobs, |mut pieces| {
+        for walk in with_live {
+            let mut slots = walk.slots.iter().copied();
+            loop {
+                let records = match pieces.next()? {
+                    Piece::Records(records) => records,
+                    Piece::Damage { .. } => continue,
+                    Piece::End(..) => break,
+                };
+                for (offset, record) in records.iter().filter(|(_, record)| has_message(record)) {
+                    let place = Place::new(walk.segment, offset);
+                    let alive = |entry: &Entry| entry.place() == place && !entry.is_dead();
+                    if let Some(slot) = slots.next()
+                        && index.get(slot).is_some_and(alive)
+                    {
+                        each(slot, &record, place)?;
+                    }
+                }
+                pieces.give_back(records);
+            }
+        }
+        Ok(())
+    })
 }
 
 fn report_moved(

@@ -48,6 +48,11 @@ pub(crate) struct Scanner {
     next_lsn: u64,
     buffer: Vec<u8>,
     buffer_at: u64,
+    hands_over: bool,
+    /// The buffer that was read before this one, for whoever wants to keep it.
+    full: Option<(Vec<u8>, u64)>,
+    /// Memory for the next buffer.
+    spare: Vec<u8>,
 }
 
 impl Scanner {
@@ -64,7 +69,31 @@ impl Scanner {
             next_lsn: header.first_lsn,
             buffer: Vec::new(),
             buffer_at: 0,
+            hands_over: false,
+            full: None,
+            spare: Vec::new(),
         }
+    }
+
+    /// Keeps each buffer for [`Scanner::full_buffer`] when it begins the next.
+    pub(super) fn handing_over(mut self) -> Self {
+        self.hands_over = true;
+        self
+    }
+
+    /// The buffer that records were in before the last one, if another was begun for that.
+    pub(super) fn full_buffer(&mut self) -> Option<(Vec<u8>, u64)> {
+        self.full.take()
+    }
+
+    /// The buffer that the last record is in.
+    pub(super) fn take_buffer(&mut self) -> (Vec<u8>, u64) {
+        (std::mem::take(&mut self.buffer), self.buffer_at)
+    }
+
+    /// Lends memory.
+    pub(super) fn use_next(&mut self, buffer: Vec<u8>) {
+        self.spare = buffer;
     }
 
     /// Goes on where another scanner stopped.
@@ -168,6 +197,10 @@ impl Scanner {
 
     fn fill(&mut self, offset: u64, len: usize) {
         let rest = usize::try_from(self.limit - offset).unwrap_or(usize::MAX);
+        if self.hands_over && self.full.is_none() {
+            let full = std::mem::replace(&mut self.buffer, std::mem::take(&mut self.spare));
+            self.full = Some((full, self.buffer_at));
+        }
         self.buffer.resize(len.max(READ_BYTES).min(rest), 0);
         self.buffer_at = offset;
         if self.file.read_at(&mut self.buffer, offset).is_ok() {
