@@ -35,6 +35,8 @@ pub(super) struct Known {
     pub(super) settled_uncertain: bool,
     /// Its last steps may be in memory only, whatever is synced.
     pub(super) unlogged: bool,
+    /// Something was said about it since the store was opened.
+    pub(super) touched: bool,
     pub(super) slot: Option<u32>,
     pub(super) versions: u32,
 }
@@ -49,6 +51,7 @@ impl Known {
             settled_at: None,
             settled_uncertain: false,
             unlogged: false,
+            touched: false,
             slot: None,
             versions: 0,
         }
@@ -59,6 +62,7 @@ impl Known {
     }
 
     pub(super) fn becomes(&mut self, standing: Standing) {
+        self.touched = true;
         self.ever.push(standing.clone());
         self.standings.push(standing);
     }
@@ -71,6 +75,7 @@ impl Known {
     }
 
     pub(super) fn noted(&mut self, states: Vec<GroupState>) {
+        self.touched = true;
         self.ever_noted.push(states.clone());
         self.notes.push(states);
     }
