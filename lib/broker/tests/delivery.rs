@@ -206,6 +206,8 @@ async fn a_fly_message_is_delivered_and_never_stored() {
     let broker = TestBroker::bound(config(), &[direct("here"), direct("offline")]).await;
     let mut publisher = broker.client("publisher").await;
     let mut here = broker.client("here").await;
+    // A fly message does not wait for the bindings to be read.
+    broker.until("the bindings are known", |broker| broker.broker.lanes().len() == 2).await;
     let mut fly = message(1);
     fly.header.fly = true;
     let ack = publisher.publish(&fly).await;
@@ -394,4 +396,134 @@ async fn what_expires_behind_an_offline_group_leaves_its_queue() {
     broker.until("only the lasting one is owed", |broker| backlog(broker) == 1).await;
     assert_eq!(broker.store.stats().dead_letters, 1500);
     assert_eq!(broker.client("offline").await.consume().await.body, "body 9999");
+}
+
+#[tokio::test]
+async fn what_waits_for_an_absent_group_leaves_the_body_cache_when_the_others_have_it() {
+    let limit = 64 << 10;
+    let config = BrokerConfig { body_cache_bytes: limit, ..config() };
+    let broker = TestBroker::bound(config, &[direct("here"), direct("away")]).await;
+    let mut publisher = broker.client("publisher").await;
+    let mut here = broker.client("here").await;
+    for number in 0..500 {
+        let mut large = message(number);
+        large.body = "x".repeat(1000);
+        publisher.publish_ok(&large).await;
+        here.consume().await;
+    }
+    broker.until("all are counted", |broker| broker.metric("kiteq_messages_waiting") == 500.0).await;
+    let cached = broker.metric("kiteq_body_cache_bytes");
+    assert!(cached <= limit as f64, "{cached} bytes are cached");
+    let mut away = broker.client("away").await;
+    for number in 0..500 {
+        assert_eq!(away.consume().await.header.message_id, message(number).header.message_id);
+    }
+}
+
+#[tokio::test]
+async fn delivered_first_a_message_whose_group_leaves_is_stored_before_its_ack() {
+    let config = BrokerConfig { delivery_first: true, delivery_window: 1, ..config() };
+    let broker = TestBroker::bound(config, &[direct("group")]).await;
+    broker.until("the bindings are known", |broker| !broker.broker.lanes().is_empty()).await;
+    let mut publisher = broker.client("publisher").await;
+    let mut group = broker.client("group").await;
+    publisher.send(Command::StringMessage, 1, &message(1)).await;
+    publisher.send(Command::StringMessage, 2, &message(2)).await;
+    // The first is out, the second waits in the queue.
+    group.delivery().await;
+    drop(group);
+    for _ in 0..2 {
+        let (_, ack) = publisher.expect::<pb::MessageStoreAck>(Command::StoreAck).await;
+        assert!(ack.status, "{}", ack.feedback);
+    }
+    assert_eq!(broker.store.stats().messages, 2);
+    let mut group = broker.client("group").await;
+    let mut bodies = [group.consume().await.body, group.consume().await.body];
+    bodies.sort();
+    assert_eq!(bodies, ["body 1", "body 2"]);
+}
+
+#[tokio::test]
+async fn delivered_first_a_message_that_comes_again_is_a_duplicate() {
+    let broker =
+        TestBroker::bound(BrokerConfig { delivery_first: true, ..config() }, &[direct("group")]).await;
+    broker.until("the bindings are known", |broker| !broker.broker.lanes().is_empty()).await;
+    let mut publisher = broker.client("publisher").await;
+    let mut group = broker.client("group").await;
+    publisher.send(Command::StringMessage, 1, &message(1)).await;
+    group.consume().await;
+    let (_, ack) = publisher.expect::<pb::MessageStoreAck>(Command::StoreAck).await;
+    assert!(ack.status);
+    let again = publisher.publish(&message(1)).await;
+    assert_eq!((again.status, again.feedback.as_str()), (true, "Duplicate Message"));
+    group.hears_nothing().await;
+}
+
+#[tokio::test]
+async fn a_message_published_while_a_binding_is_gone_for_a_moment_is_kept_for_it() {
+    let broker = TestBroker::bound(config(), &[direct("group")]).await;
+    let mut publisher = broker.client("publisher").await;
+    publisher.publish_ok(&message(1)).await;
+    broker.until("it is queued", |broker| broker.broker.lanes().iter().any(|lane| lane.backlog == 1)).await;
+    broker.registry.bind("trade", &[]);
+    let mut consumer = broker.client("group").await;
+    consumer.hears_nothing().await;
+    publisher.publish_ok(&message(2)).await;
+    consumer.hears_nothing().await;
+    broker.registry.bind("trade", &[direct("group")]);
+    assert_eq!(consumer.consume().await.body, "body 1");
+    assert_eq!(consumer.consume().await.body, "body 2");
+}
+
+#[tokio::test]
+async fn a_replayed_dead_letter_for_a_group_that_is_not_bound_stays_one() {
+    let broker = TestBroker::bound(config(), &[direct("group")]).await;
+    let mut publisher = broker.client("publisher").await;
+    let mut consumer = broker.client("group").await;
+    let mut limited = message(1);
+    limited.header.deliver_limit = 1;
+    publisher.publish_ok(&limited).await;
+    let (opaque, delivered) = consumer.delivery().await;
+    consumer.ack(opaque, &delivered, false).await;
+    broker.until("it is a dead letter", |broker| broker.store.stats().dead_letters == 1).await;
+    broker.registry.bind("trade", &[]);
+    consumer.hears_nothing().await;
+    let id = broker.broker.dead_letters(None, 1).await.unwrap()[0].id;
+    broker.broker.replay(vec![id]).await.unwrap();
+    broker.until("it is a dead letter again", |broker| broker.store.stats().dead_letters == 1).await;
+    assert_eq!(broker.broker.dead_letters(None, 1).await.unwrap()[0].groups, ["group"]);
+    broker.registry.bind("trade", &[direct("group")]);
+    consumer.heartbeat().await;
+    broker.until("it can be replayed", |broker| broker.metric("kiteq_messages_waiting") == 0.0).await;
+    assert_eq!(broker.broker.replay(vec![id]).await.unwrap(), 1);
+    assert_eq!(consumer.consume().await.body, "body 1");
+}
+
+#[tokio::test]
+async fn a_consumer_that_never_reads_is_not_sent_more_and_more() {
+    let limit = 256 << 10;
+    let config = BrokerConfig { outbound_bytes_max: limit, ..config() };
+    let broker = TestBroker::bound(config, &[direct("deaf")]).await;
+    let mut publisher = broker.client("publisher").await;
+    let mut deaf = broker.client("deaf").await;
+    for number in 0..100 {
+        let mut large = message(number);
+        large.body = "x".repeat(100_000);
+        publisher.publish_ok(&large).await;
+    }
+    // Several delivery timeouts pass while it reads nothing.
+    broker
+        .until("deliveries time out", |broker| {
+            broker.metric("kiteq_deliveries_total{result=\"timed_out\"}") >= 3.0
+        })
+        .await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    deaf.send(Command::Heartbeat, 9, &pb::HeartBeat { version: 1 }).await;
+    let started = broker.metric("kiteq_deliveries_started_total");
+    // What the sockets hold comes on top of what the broker does.
+    let sent = broker.metric("kiteq_socket_bytes_total{result=\"sent\"}");
+    assert!(
+        started * 100_000.0 <= sent + 4.0 * limit as f64,
+        "{started} deliveries were started, {sent} bytes sent"
+    );
 }

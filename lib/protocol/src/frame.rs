@@ -207,6 +207,11 @@ impl FrameDecoder {
         Self { dialect: Some(dialect), body_bytes_max }
     }
 
+    /// Sets the largest body of the frames that follow.
+    pub fn limit_bodies(&mut self, body_bytes_max: usize) {
+        self.body_bytes_max = body_bytes_max;
+    }
+
     /// The peer's dialect, once it is known.
     #[must_use]
     pub fn dialect(&self) -> Option<Dialect> {

@@ -69,6 +69,14 @@ impl Payload {
         }
     }
 
+    /// A copy in memory of its own, for keeping: what was received is a part of a read buffer, and holds all of it.
+    #[must_use]
+    pub fn compacted(&self) -> Self {
+        let mut head = self.to_bytes();
+        let body = head.split_off(self.head.len());
+        Self { head, body }
+    }
+
     /// The whole canonical encoding as one piece; copies.
     #[must_use]
     pub fn to_bytes(&self) -> Bytes {

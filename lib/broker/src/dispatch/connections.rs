@@ -112,7 +112,7 @@ impl Connection {
     /// Deliveries that may be added, given the limits of a fully warm connection. A window in bytes is exceeded by at
     /// most one message, so that a message larger than the window can be delivered at all.
     fn room(&self, limits: WindowLimits, now: Instant) -> usize {
-        if !self.has_byte_room(limits.bytes) {
+        if !self.has_byte_room(limits.bytes) || self.outbound.unsent_bytes() >= limits.bytes {
             return 0;
         }
         let window = (limits.deliveries as f64 * self.weight(now)).ceil() as usize;

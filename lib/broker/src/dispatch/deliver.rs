@@ -14,9 +14,13 @@ use super::{Dispatcher, GroupId, MessageRef};
 
 /// Deliveries from one lane before the group's next lane has its turn.
 const QUANTUM: usize = 256;
+/// Lanes served for one group in one turn.
+const ROUNDS_MAX: usize = 64;
+/// Tickets looked at for one connection at most that turn out not to be deliverable.
+const LOOKS_MAX: usize = 1024;
 /// Messages whose bodies are read back in one request.
 const LOAD_BATCH: usize = 1024;
-/// Bytes of bodies read back in one request, as far as the average size tells.
+/// Bytes of bodies read back in one request; of a message from before a restart the average size is taken.
 const LOAD_BATCH_BYTES: u64 = 4 << 20;
 /// A lane with at least so many messages in front of its first uncached one asks for the next batch only later.
 const LOAD_AHEAD: usize = 512;
@@ -63,7 +67,13 @@ impl Dispatcher {
     }
 
     fn serve_group(&mut self, group: GroupId, now: Instant, unix_seconds: i64) {
+        let mut rounds = ROUNDS_MAX;
         while let Some(&lane) = self.groups.get(group).active.front() {
+            if rounds == 0 {
+                self.mark_dirty(group);
+                return;
+            }
+            rounds -= 1;
             match self.serve_lane(lane, group, now, unix_seconds) {
                 Served::QuantumUsed => self.groups.get_mut(group).active.rotate_left(1),
                 Served::NoConnection => {
@@ -133,7 +143,12 @@ impl Dispatcher {
         now: Instant,
         unix_seconds: i64,
     ) -> Option<Served> {
+        let mut looks = LOOKS_MAX;
         while *permits > 0 {
+            if looks == 0 {
+                return Some(Served::QuantumUsed);
+            }
+            looks -= 1;
             let Some(ready) = self.lanes.get(lane).ready.front().copied() else { return Some(Served::Empty) };
             let turn = self.turn_of(lane, ready, unix_seconds);
             if matches!(turn, Turn::Load) {
@@ -233,15 +248,15 @@ impl Dispatcher {
     fn request_load(&mut self, lane: LaneId, from: usize) {
         let held = self.around.store.stats();
         let average = (held.payload_bytes / held.messages.max(1)).max(1);
-        let limit = (LOAD_BATCH_BYTES / average).clamp(1, LOAD_BATCH as u64) as usize;
         let mut index = from;
-        let mut asked = 0;
-        while asked < limit && index < from + LOAD_BATCH {
+        let mut asked_bytes = 0;
+        while asked_bytes < LOAD_BATCH_BYTES && index < from + LOAD_BATCH {
             let Some(ready) = self.lanes.get(lane).ready.get(index).copied() else { break };
             index += 1;
             if self.needs_load(ready.ticket()) {
+                let size_kib = self.table.find(ready.ticket()).map_or(0, |entry| u64::from(entry.size_kib));
+                asked_bytes += if size_kib == 0 { average } else { size_kib << 10 };
                 self.ask_for_body(ready.ticket());
-                asked += 1;
             }
         }
     }
@@ -270,6 +285,8 @@ impl Dispatcher {
                         entry.cached = self.bodies.insert(loaded.payload);
                     }
                 }
+                // Its producer rolled it back meanwhile, and the slot may be another's by now.
+                Err(_) if entry.phase == Phase::Prepared => {}
                 Err(error @ StoreError::Corrupt { .. }) => self.give_up_unreadable(ticket.message, &error),
                 Err(error) => {
                     if !failed {
@@ -316,9 +333,23 @@ impl Dispatcher {
             self.retries.pop();
             let lane = self.lanes.get_mut(retry.lane);
             lane.delayed -= 1;
-            lane.ready.push_front(retry.ready);
+            if self.waits_for_nobody(retry.lane, retry.ready) {
+                self.drop_for_group(retry.ready.ticket(), retry.lane);
+                continue;
+            }
+            self.lanes.get_mut(retry.lane).ready.push_front(retry.ready);
             self.activate(retry.lane);
         }
+    }
+
+    /// Whether a message does not wait for its group, which is away.
+    fn waits_for_nobody(&mut self, lane: LaneId, ready: Ready) -> bool {
+        if self.groups.get(self.lanes.get(lane).group).is_online() {
+            return false;
+        }
+        let route = self.table.find(ready.ticket()).and_then(|entry| self.routes.get(entry.route));
+        let position = route.and_then(|route| route.position_of(lane));
+        route.zip(position).is_some_and(|(route, position)| !route.members[position].persistent)
     }
 
     pub(super) fn millis(&self, at: Instant) -> u64 {

@@ -1,9 +1,12 @@
 //! How messages, connections and bindings come in.
 
+use std::sync::Arc;
+use std::time::Instant;
+
 use bytes::Bytes;
 use kiteq_protocol::{Message, MessageKind, Payload};
 use kiteq_registry::Binding;
-use kiteq_store::{DeadLetter, GroupState, Recovered, Slot, VerdictOutcome};
+use kiteq_store::{DeadLetter, GroupState, Kill, Recovered, Slot, VerdictOutcome};
 
 use super::connections::{ConnectionId, NewConnection};
 use super::lane::Ready;
@@ -11,6 +14,8 @@ use super::routes::{RouteId, TopicId};
 use super::table::{Marks, MessageRef, NOT_CACHED, Phase, Ticket, pack_expiry};
 use super::{Dispatcher, Event};
 
+/// A body that is not near the front of any lane is copied out of the read buffer that it came in, so as not to hold that.
+const COPY_BACKLOG: usize = 1024;
 /// A lane with fewer waiting messages than this will want a new message's body soon.
 const HOT_BACKLOG: usize = 8192;
 
@@ -22,6 +27,8 @@ pub(super) struct Intake<'a> {
     pub(super) expires_at: i64,
     pub(super) deliver_limit: u32,
     pub(super) committed: bool,
+    /// Length of the payload; 0 when it is not known.
+    pub(super) payload_bytes: usize,
 }
 
 impl<'a> Intake<'a> {
@@ -33,6 +40,7 @@ impl<'a> Intake<'a> {
             expires_at: message.expires_at,
             deliver_limit: message.deliver_limit.max(1) as u32,
             committed: message.committed,
+            payload_bytes: message.payload.len(),
         }
     }
 }
@@ -46,7 +54,7 @@ impl Dispatcher {
             && let Some(entry) = self.table.get_mut(ticket.message)
         {
             // The verdict usually follows at once.
-            entry.cached = self.bodies.insert(message.payload);
+            entry.cached = self.bodies.insert(message.payload.compacted());
         }
     }
 
@@ -59,6 +67,7 @@ impl Dispatcher {
             expires_at: recovered.expires_at,
             deliver_limit: recovered.deliver_limit,
             committed: recovered.committed,
+            payload_bytes: 0,
         };
         let ticket = self.enter(Some(recovered.slot), &intake);
         if let Some(entry) = self.table.get_mut(ticket.message)
@@ -69,7 +78,8 @@ impl Dispatcher {
             entry.marks.set(Marks::COMMITTED_BY_VERDICT);
         }
         if !recovered.groups.is_empty() {
-            self.recovered.insert(ticket.message, recovered.groups.to_vec());
+            let states = self.intern_states(recovered.groups);
+            self.recovered.insert(ticket.message, states);
         }
         if recovered.committed {
             self.route(ticket, None);
@@ -89,6 +99,7 @@ impl Dispatcher {
             entry.phase = if intake.committed { Phase::Unrouted } else { Phase::Prepared };
             entry.route = route;
             entry.kind = intake.kind;
+            entry.size_kib = u16::try_from(intake.payload_bytes.div_ceil(1024)).unwrap_or(u16::MAX);
             entry.expires_at = pack_expiry(intake.expires_at);
             entry.deliver_limit = u8::try_from(intake.deliver_limit).unwrap_or(u8::MAX);
         };
@@ -116,7 +127,11 @@ impl Dispatcher {
         }
         entry.phase = Phase::Owed;
         let noted = if self.recovered.is_empty() { None } else { self.recovered.remove(&ticket.message) };
-        let is_hot = self.owe(ticket, route_id, noted.as_deref().unwrap_or_default());
+        let nearness = self.owe(ticket, route_id, noted.as_deref().unwrap_or_default());
+        if noted.is_some() && self.recovered.is_empty() {
+            self.recovered.shrink_to_fit();
+            self.last_states = None;
+        }
         let Some(entry) = self.table.get_mut(ticket.message) else { return };
         if entry.owed.is_empty() {
             self.finish(ticket.message);
@@ -124,23 +139,27 @@ impl Dispatcher {
         }
         if let Some(payload) = payload
             && entry.cached == NOT_CACHED
-            && is_hot
+            && let Some(waiting) = nearness
             && self.bodies.has_room(payload.len())
         {
+            let payload = if waiting > COPY_BACKLOG { payload.compacted() } else { payload };
             entry.cached = self.bodies.insert(payload);
         }
     }
 
-    /// Queues a message in the lanes of its groups; says whether one of them will want it soon.
-    fn owe(&mut self, ticket: Ticket, route_id: RouteId, noted: &[GroupState]) -> bool {
-        let mut is_hot = false;
+    /// Queues a message in the lanes of its groups. If one of them will want it soon, says how many are before it there.
+    fn owe(&mut self, ticket: Ticket, route_id: RouteId, noted: &[GroupState]) -> Option<usize> {
+        let mut nearness: Option<usize> = None;
+        let grace = self.around.config.binding_grace;
         let member_count = self.routes.get(route_id).map_or(0, |route| route.members.len());
         for position in 0..member_count {
             let Some(member) = self.routes.get(route_id).map(|route| route.members[position]) else { break };
             let group = self.lanes.get(member.lane).group;
             let is_online = self.groups.get(group).is_online();
             let can_wait = member.persistent && ticket.message.slot().is_some();
-            if member.unbound_since.is_some() || !(is_online || can_wait) {
+            // A binding that is gone for a moment costs no message: it is queued, and parked until the binding is back.
+            let is_gone = member.unbound_since.is_some_and(|since| !can_wait || since.elapsed() >= grace);
+            if is_gone || !(is_online || can_wait) {
                 continue;
             }
             let name = self.groups.name(group);
@@ -153,14 +172,18 @@ impl Dispatcher {
                 entry.owed.insert(position);
             }
             let lane = self.lanes.get_mut(member.lane);
-            is_hot |= is_online && lane.ready.len() < HOT_BACKLOG;
+            let waiting = lane.ready.len();
+            if is_online && waiting < HOT_BACKLOG {
+                nearness = Some(nearness.map_or(waiting, |known| known.min(waiting)));
+            }
+            lane.has_impatient |= !can_wait;
             lane.owed += 1;
             lane.ready.push_back(Ready::new(ticket, attempts));
             if is_online && !lane.is_active {
                 self.activate(member.lane);
             }
         }
-        is_hot
+        nearness
     }
 
     pub(super) fn on_decided(&mut self, outcome: VerdictOutcome) {
@@ -196,13 +219,39 @@ impl Dispatcher {
         };
         let intake = Intake { committed: true, expires_at: 0, ..Intake::of(&message) };
         let ticket = self.enter(Some(slot), &intake);
+        if !letter.groups.is_empty() && !self.is_bound_to_any(ticket, &letter.groups) {
+            tracing::warn!(id = %letter.id, "a dead letter stays one: none of the groups that it names has a binding that matches it now");
+            self.for_store.kill.push(Kill { slot, reason: letter.reason, groups: letter.groups.clone() });
+            self.forget(ticket.message);
+            return;
+        }
         if let Some(entry) = self.table.get_mut(ticket.message) {
             entry.marks.set(Marks::COMMITTED_BY_VERDICT);
         }
         if !letter.groups.is_empty() {
-            self.recovered.insert(ticket.message, self.done_by_others(ticket, &letter.groups));
+            self.recovered.insert(ticket.message, self.done_by_others(ticket, &letter.groups).into());
         }
         self.route(ticket, Some(message.payload));
+        self.note(ticket.message, None);
+    }
+
+    /// Whether one of `groups` has a binding that matches a message and makes it wait, or is connected.
+    fn is_bound_to_any(&self, ticket: Ticket, groups: &[Bytes]) -> bool {
+        let route = self.table.get(ticket.message).and_then(|entry| self.routes.get(entry.route));
+        let members = route.map(|route| route.members.as_slice()).unwrap_or_default();
+        members.iter().filter(|member| member.unbound_since.is_none()).any(|member| {
+            let group = self.lanes.get(member.lane).group;
+            groups.contains(self.groups.name(group))
+                && (member.persistent || self.groups.get(group).is_online())
+        })
+    }
+
+    /// States as they are kept until the bindings are known; those of messages of one kind are mostly equal.
+    fn intern_states(&mut self, states: &[GroupState]) -> Arc<[GroupState]> {
+        match &self.last_states {
+            Some(last) if **last == *states => last.clone(),
+            _ => self.last_states.insert(states.into()).clone(),
+        }
     }
 
     /// Every group of a message's route but `owed`, as done with it.
@@ -287,8 +336,13 @@ impl Dispatcher {
                 self.route(ticket, None);
             }
         }
+        let unbound = self.routes.unbound_lanes(topic);
+        let give_up_at = Instant::now() + self.around.config.binding_grace;
         for lane in self.lanes.ids() {
             if self.lanes.get(lane).topic == topic {
+                if unbound.contains(&lane) {
+                    self.lanes.get_mut(lane).unbound_until.get_or_insert(give_up_at);
+                }
                 // What was parked for a binding that vanished is looked at again; what is still unbound parks again.
                 let parked = std::mem::take(&mut self.lanes.get_mut(lane).parked);
                 for ready in parked.into_iter().rev() {

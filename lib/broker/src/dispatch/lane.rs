@@ -16,7 +16,7 @@ pub(crate) struct LaneId(u32);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Ready {
     message: MessageRef,
-    generation: u16,
+    generation: u32,
     /// Deliveries to this group that failed so far.
     pub(crate) attempts: u16,
 }
@@ -47,6 +47,10 @@ pub(crate) struct Lane {
     pub(crate) delayed: usize,
     /// Deliveries that are out.
     pub(crate) in_flight: usize,
+    /// Whether tickets may be queued of messages that do not wait for an absent group.
+    pub(crate) has_impatient: bool,
+    /// When to give up what waits for bindings that have vanished.
+    pub(crate) unbound_until: Option<Instant>,
     /// Whether it stands in its group's list of lanes to serve.
     pub(crate) is_active: bool,
     /// Whether bodies are being read back for it.
@@ -104,6 +108,8 @@ impl Lanes {
                 parked: Vec::new(),
                 delayed: 0,
                 in_flight: 0,
+                has_impatient: false,
+                unbound_until: None,
                 is_active: false,
                 is_loading: false,
                 watermark: None,

@@ -13,6 +13,7 @@ mod intake;
 mod lane;
 mod outcome;
 mod prepared;
+mod recent_ids;
 mod routes;
 mod stats;
 mod sweep;
@@ -41,6 +42,7 @@ use body_cache::BodyCache;
 use connections::{ConnectionId, Connections, NewConnection};
 use groups::{GroupId, Groups};
 use lane::{LaneId, Lanes, Ready};
+use recent_ids::RecentIds;
 use routes::{Routes, TopicId};
 pub use stats::{BrokerStats, LaneStats};
 use table::{MessageRef, Table, Ticket};
@@ -166,8 +168,12 @@ pub(crate) struct Dispatcher {
     /// Groups that a message failed for good, until the message is finished.
     dead_groups: HashMap<MessageRef, Vec<Bytes>>,
     /// What was noted before the restart, until the topic's bindings are read.
-    recovered: HashMap<MessageRef, Vec<GroupState>>,
+    recovered: HashMap<MessageRef, Arc<[GroupState]>>,
+    /// The states that were recovered last.
+    last_states: Option<Arc<[GroupState]>>,
     trials: HashMap<MessageRef, Trial>,
+    /// Trials that succeeded a moment ago.
+    tried: RecentIds,
     for_store: ForStore,
     sweep_place: usize,
     /// Whether this turn does what is done once a tick.
@@ -199,7 +205,9 @@ impl Dispatcher {
             staged: Vec::new(),
             dead_groups: HashMap::new(),
             recovered: HashMap::new(),
+            last_states: None,
             trials: HashMap::new(),
+            tried: RecentIds::default(),
             for_store: ForStore::default(),
             sweep_place: 0,
             is_tick: true,
@@ -218,9 +226,12 @@ impl Dispatcher {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            tokio::select! {
-                () = inbox.arrival() => {}
-                _ = tick.tick() => {}
+            // A turn's work is bounded: what it left undone is done in the next, with other tasks in between.
+            if self.dirty.is_empty() || self.is_draining {
+                tokio::select! {
+                    () = inbox.arrival() => {}
+                    _ = tick.tick() => {}
+                }
             }
             let now = Instant::now();
             self.is_tick = now >= self.tick_at;

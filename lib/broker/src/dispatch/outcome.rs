@@ -135,12 +135,31 @@ impl Dispatcher {
             self.finish(ticket.message);
             return;
         }
+        entry.marks.clear(Marks::NOTED);
         let is_lagging = |position: usize| {
             let lane = self.lanes.get(route.members[position].lane);
             lane.ready.len() > LAGGING_BACKLOG || !self.groups.get(lane.group).is_online()
         };
+        let is_far = entry.owed.iter().all(is_lagging);
         if entry.marks.has(Marks::RETRIED) || entry.owed.iter().any(is_lagging) {
             self.note(ticket.message, None);
+        }
+        if is_far && !self.bodies.is_roomy() {
+            self.uncache(ticket.message);
+        }
+    }
+
+    /// A group will not get a message, and that is nobody's loss: unless the message is on trial, and then it is stored.
+    pub(super) fn drop_for_group(&mut self, ticket: Ticket, lane: LaneId) {
+        let Some(entry) = self.table.find(ticket) else { return };
+        let position = self.routes.get(entry.route).and_then(|route| route.position_of(lane));
+        if !position.is_some_and(|position| entry.owed.contains(position)) {
+            return;
+        }
+        if ticket.message.slot().is_none() {
+            self.transient_failed(ticket, lane);
+        } else {
+            self.done(ticket, lane);
         }
     }
 
@@ -159,7 +178,7 @@ impl Dispatcher {
         if ticket.message.slot().is_some() {
             self.give_up(ticket, lane);
         } else {
-            self.done(ticket, lane);
+            self.drop_for_group(ticket, lane);
         }
     }
 
@@ -242,12 +261,18 @@ impl Dispatcher {
         }
         if !states.is_empty() {
             self.for_store.note.push((slot, states));
+            if let Some(entry) = self.table.get_mut(message) {
+                entry.marks.set(Marks::NOTED);
+            }
         }
     }
 
     /// Messages do not wait for a group whose binding is not persistent while none of its members is connected.
     pub(super) fn drop_non_persistent(&mut self, group: GroupId) {
         for lane in self.groups.get(group).lanes.clone() {
+            if !std::mem::take(&mut self.lanes.get_mut(lane).has_impatient) {
+                continue;
+            }
             let waiting = std::mem::take(&mut self.lanes.get_mut(lane).ready);
             let mut kept = std::collections::VecDeque::with_capacity(waiting.len().min(1024));
             for ready in waiting {
@@ -262,7 +287,7 @@ impl Dispatcher {
                 if can_wait {
                     kept.push_back(ready);
                 } else {
-                    self.done(ticket, lane);
+                    self.drop_for_group(ticket, lane);
                 }
             }
             self.lanes.get_mut(lane).ready = kept;

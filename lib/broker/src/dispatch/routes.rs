@@ -1,6 +1,6 @@
 //! From a message's topic and type to the groups that it is owed to.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -102,6 +102,8 @@ pub(crate) struct Routes {
     topics_by_name: HashMap<Bytes, TopicId>,
     routes: Vec<Option<Route>>,
     free_routes: Vec<u32>,
+    /// How many routes there must be before idle ones are looked for again.
+    scan_at: usize,
     /// What the last look-up found: messages of one kind come in runs.
     last: Option<(Bytes, Bytes, RouteId)>,
 }
@@ -150,8 +152,10 @@ impl Routes {
     }
 
     fn add_route(&mut self, topic: TopicId, message_type: &[u8]) -> RouteId {
-        if self.routes.len() - self.free_routes.len() >= IDLE_ROUTES_MAX && self.free_routes.is_empty() {
+        if self.free_routes.is_empty() && self.routes.len() >= self.scan_at.max(IDLE_ROUTES_MAX) {
             self.forget_idle_routes();
+            // Where most are in use, the next look pays only when there are many more.
+            self.scan_at = 2 * (self.routes.len() - self.free_routes.len());
         }
         let message_type = Bytes::copy_from_slice(message_type);
         let mut route = Route { topic, message_type: message_type.clone(), members: Vec::new(), live: 0 };
@@ -232,6 +236,13 @@ impl Routes {
             }
         }
         std::mem::take(&mut entry.unrouted)
+    }
+
+    /// Lanes of a topic with a binding that has vanished.
+    pub(crate) fn unbound_lanes(&self, topic: TopicId) -> HashSet<LaneId> {
+        let routes = self.topic_ref(topic).routes.values().filter_map(|&route| self.get(route));
+        let members = routes.flat_map(|route| &route.members);
+        members.filter(|member| member.unbound_since.is_some()).map(|member| member.lane).collect()
     }
 
     /// Topics in the order in which they were first seen.

@@ -1,5 +1,6 @@
 //! Slow rounds over everything that waits: expiry, and bindings that do not come back.
 
+use std::collections::VecDeque;
 use std::time::Instant;
 
 use kiteq_store::DeadReason;
@@ -8,6 +9,8 @@ use super::Dispatcher;
 use super::lane::Ready;
 use super::table::{Marks, Phase};
 
+/// Notes handed to the store at once when everything is noted.
+const NOTE_BATCH: usize = 4096;
 /// Entries looked at in one round at least.
 const SWEEP_MIN: usize = 1 << 16;
 /// A whole table is swept in so many rounds at most: a minute at the pace of housekeeping.
@@ -53,35 +56,40 @@ impl Dispatcher {
         }
     }
 
-    /// Gives up what is parked for bindings that have been gone for longer than their grace.
+    /// Gives up what waits for bindings that have been gone for longer than their grace.
     pub(super) fn drop_unbound(&mut self, now: Instant) {
         let grace = self.around.config.binding_grace;
         for lane in self.lanes.ids() {
-            if self.lanes.get(lane).parked.is_empty() {
+            if self.lanes.get(lane).unbound_until.is_none_or(|until| until > now) {
                 continue;
             }
-            let parked = std::mem::take(&mut self.lanes.get_mut(lane).parked);
+            let is_unbound = self.routes.unbound_lanes(self.lanes.get(lane).topic).contains(&lane);
+            let entry = self.lanes.get_mut(lane);
+            entry.unbound_until = is_unbound.then_some(now + grace);
+            let parked = std::mem::take(&mut entry.parked);
+            let ready = std::mem::take(&mut entry.ready);
             let is_over = |ready: &Ready, this: &mut Self| {
                 let Some(entry) = this.table.find(ready.ticket()) else { return true };
-                let member = this
-                    .routes
-                    .get(entry.route)
-                    .and_then(|route| route.position_of(lane).map(|position| route.members[position]));
-                member
-                    .and_then(|member| member.unbound_since)
-                    .is_some_and(|since| now.saturating_duration_since(since) >= grace)
+                let route = this.routes.get(entry.route);
+                let member =
+                    route.and_then(|route| route.position_of(lane).map(|position| route.members[position]));
+                let since = member.and_then(|member| member.unbound_since);
+                since.is_some_and(|since| now.saturating_duration_since(since) >= grace)
             };
-            let mut dropped = 0;
-            for ready in parked {
-                if is_over(&ready, self) {
-                    dropped += 1;
-                    self.done(ready.ticket(), lane);
-                } else {
-                    self.lanes.get_mut(lane).parked.push(ready);
-                }
+            let (kept_parked, dropped_parked): (Vec<Ready>, Vec<Ready>) =
+                parked.into_iter().partition(|ready| !is_over(ready, self));
+            let (kept_ready, dropped_ready): (VecDeque<Ready>, VecDeque<Ready>) =
+                ready.into_iter().partition(|ready| !is_over(ready, self));
+            let entry = self.lanes.get_mut(lane);
+            entry.parked = kept_parked;
+            entry.ready = kept_ready;
+            let owed_before = self.lanes.get(lane).owed;
+            for ready in dropped_parked.into_iter().chain(dropped_ready) {
+                self.drop_for_group(ready.ticket(), lane);
             }
+            let lane = self.lanes.get(lane);
+            let dropped = owed_before - lane.owed;
             if dropped > 0 {
-                let lane = self.lanes.get(lane);
                 tracing::warn!(
                     group = %String::from_utf8_lossy(self.groups.name(lane.group)),
                     topic = %String::from_utf8_lossy(&self.routes.topic_ref(lane.topic).name),
@@ -98,8 +106,12 @@ impl Dispatcher {
         for place in 0..self.table.stored_places() {
             let Some((message, entry)) = self.table.stored_at(place) else { continue };
             let members = self.routes.get(entry.route).map_or(0, |route| route.members.len());
-            if entry.phase == Phase::Owed && entry.owed.iter().count() < members {
+            let is_noted = entry.marks.has(Marks::NOTED);
+            if entry.phase == Phase::Owed && !is_noted && entry.owed.iter().count() < members {
                 self.note(message, None);
+            }
+            if self.for_store.note.len() >= NOTE_BATCH {
+                self.hand_over();
             }
         }
     }

@@ -35,7 +35,7 @@ impl MessageRef {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Ticket {
     pub(crate) message: MessageRef,
-    pub(crate) generation: u16,
+    pub(crate) generation: u32,
 }
 
 /// Where in its life a message is.
@@ -62,9 +62,11 @@ pub(crate) struct Entry {
     pub(crate) expires_at: u32,
     /// Index in the body cache.
     pub(crate) cached: u32,
-    pub(crate) generation: u16,
+    pub(crate) generation: u32,
     /// Deliveries that are out.
     pub(crate) in_flight: u16,
+    /// Length of the payload in KiB, rounded up; 0 when it is not known.
+    pub(crate) size_kib: u16,
     pub(crate) phase: Phase,
     pub(crate) deliver_limit: u8,
     pub(crate) kind: MessageKind,
@@ -84,6 +86,8 @@ impl Marks {
     pub(crate) const LOADING: Self = Self(1 << 2);
     /// Some group failed it and will get it again.
     pub(crate) const RETRIED: Self = Self(1 << 3);
+    /// The store knows which groups have it.
+    pub(crate) const NOTED: Self = Self(1 << 4);
 
     pub(crate) fn has(self, mark: Self) -> bool {
         self.0 & mark.0 != 0
@@ -99,7 +103,7 @@ impl Marks {
 }
 
 impl Entry {
-    fn free(generation: u16) -> Self {
+    fn free(generation: u32) -> Self {
         Self {
             owed: GroupSet::EMPTY,
             route: RouteId::NONE,
@@ -107,6 +111,7 @@ impl Entry {
             cached: NOT_CACHED,
             generation,
             in_flight: 0,
+            size_kib: 0,
             phase: Phase::Free,
             deliver_limit: 0,
             kind: MessageKind::Bytes,

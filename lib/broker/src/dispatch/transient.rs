@@ -41,7 +41,13 @@ impl Dispatcher {
     pub(super) fn on_fly(&mut self, message: Message) {
         let ticket = self.enter(None, &Intake::of(&message));
         self.keep_body(ticket, message.payload);
-        self.route(ticket, None);
+        let route = self.table.get(ticket.message).and_then(|entry| self.routes.get(entry.route));
+        if route.is_some_and(|route| self.routes.is_known(route.topic)) {
+            self.route(ticket, None);
+        } else {
+            // Nobody is known to want it, and it waits for nobody.
+            self.transient_finished(ticket.message);
+        }
     }
 
     /// What the store does not hold has its body in the cache for as long as it lives.
@@ -53,6 +59,12 @@ impl Dispatcher {
 
     /// Delivers a message before it is stored, if every group that it is owed to is there to take it.
     pub(super) fn on_trial(&mut self, trial: Trial) {
+        if self.tried.contains(&trial.message.id) {
+            self.around.metrics.publishes_duplicate.inc();
+            self.around.transient_budget.give_back(trial.message.payload.len());
+            trial.answer(&AppendOutcome::Duplicate);
+            return;
+        }
         let ticket = self.enter(None, &Intake::of(&trial.message));
         let route = self.table.get(ticket.message).and_then(|entry| self.routes.get(entry.route));
         let is_worth_it = route.is_some_and(|route| {
@@ -82,6 +94,7 @@ impl Dispatcher {
     pub(super) fn transient_finished(&mut self, message: MessageRef) {
         if let Some(trial) = self.trials.remove(&message) {
             self.around.metrics.publishes_delivered_first.inc();
+            self.tried.insert(trial.message.id, Instant::now());
             trial.answer(&AppendOutcome::Stored(kiteq_store::Slot(0)));
         }
         self.forget_transient(message);

@@ -28,6 +28,8 @@ use publish::{PublishBatch, take_budget};
 const READ_BYTES_MIN: usize = 8 << 10;
 /// A read buffer of a busy connection.
 const READ_BYTES_MAX: usize = 256 << 10;
+/// The largest CONN_META: a stranger must not make the broker hold more.
+const HANDSHAKE_BYTES_MAX: usize = 16 << 10;
 /// How long the last answers to a closing connection may take to be written.
 const CLOSE_WRITE_MAX: Duration = Duration::from_secs(2);
 /// Share of the publish budget that one verdict takes while it is on its way into the store.
@@ -82,7 +84,7 @@ pub(crate) async fn serve(
         stream,
         buf: BytesMut::with_capacity(READ_BYTES_MIN),
         read_bytes: READ_BYTES_MIN,
-        decoder: FrameDecoder::detecting(shared.config.body_bytes_max),
+        decoder: FrameDecoder::detecting(HANDSHAKE_BYTES_MAX),
         outbound: outbound.clone(),
         group: None,
         batch: PublishBatch::new(),
@@ -197,6 +199,7 @@ impl Session {
         }
         let warm_up = Duration::from_secs(u64::try_from(meta.warmingup_sec()).unwrap_or(0));
         tracing::info!(peer = %self.peer, group = meta.group_id, ?dialect, ?warm_up, "client connected");
+        self.decoder.limit_bodies(self.shared.config.body_bytes_max);
         self.outbound.speak(dialect);
         self.shared.inbox.push(Event::Connected(NewConnection {
             id: self.id,

@@ -1,6 +1,6 @@
 //! What waits to be written to one connection.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::{Bytes, BytesMut};
@@ -60,6 +60,8 @@ pub(crate) struct Outbound {
     ready: Notify,
     drained: Notify,
     bytes_sent: Counter<u64, AtomicU64>,
+    /// Bytes of deliveries that have not been written yet.
+    unsent: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -84,6 +86,7 @@ impl Outbound {
             ready: Notify::new(),
             drained: Notify::new(),
             bytes_sent,
+            unsent: AtomicUsize::new(0),
         }
     }
 
@@ -99,6 +102,16 @@ impl Outbound {
 
     pub(crate) fn stream(&self) -> &TcpStream {
         &self.stream
+    }
+
+    /// Bytes of deliveries that the writer has not written yet. The peer may have let them time out long ago.
+    pub(crate) fn unsent_bytes(&self) -> usize {
+        self.unsent.load(Ordering::Relaxed)
+    }
+
+    /// The writer is through with deliveries of so many bytes.
+    pub(crate) fn delivered(&self, bytes: usize) {
+        self.unsent.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     /// Counts bytes that went out.
@@ -127,8 +140,12 @@ impl Outbound {
             } else {
                 item
             };
-            if let Outgoing::Encoded(bytes) = &item {
-                queue.reply_bytes += bytes.len();
+            match &item {
+                Outgoing::Encoded(bytes) => queue.reply_bytes += bytes.len(),
+                Outgoing::Deliveries(deliveries) => {
+                    let bytes: usize = deliveries.iter().map(|delivery| delivery.payload.len()).sum();
+                    self.unsent.fetch_add(bytes, Ordering::Relaxed);
+                }
             }
             queue.items.push(item);
         }

@@ -10,6 +10,8 @@ use super::outbound::{Delivery, Outbound, Outgoing};
 
 /// What is gathered before a write.
 const WRITE_BYTES: usize = 128 << 10;
+/// A buffer that has grown is given back after a write of less than this.
+const SHRINK_BELOW: usize = 4 << 10;
 /// Pieces from this size on are written from where they are, not gathered.
 const LARGE_BYTES: usize = 16 << 10;
 
@@ -48,7 +50,12 @@ impl Writer<'_> {
                 Outgoing::Deliveries(deliveries) => self.deliver(deliveries).await?,
             }
         }
+        let was_little = self.gathered.len() < SHRINK_BELOW;
         self.flush().await?;
+        if was_little && self.gathered.capacity() > WRITE_BYTES / 2 {
+            // Thousands of connections that were busy once must not keep their buffers.
+            self.gathered = BytesMut::with_capacity(SHRINK_BELOW);
+        }
         Ok(reply_bytes)
     }
 
@@ -58,6 +65,7 @@ impl Writer<'_> {
             delivery.put_header(&mut self.gathered, dialect);
             self.add(&delivery.payload.head).await?;
             self.add(&delivery.payload.body).await?;
+            self.outbound.delivered(delivery.payload.len());
         }
         Ok(())
     }
