@@ -76,6 +76,8 @@ pub(crate) struct Connection {
     given: f64,
     /// Deliveries that go out at the end of the turn.
     staged: Vec<Delivery>,
+    /// Whether it stands in its group's list of connections that may have room.
+    pub(crate) is_open: bool,
 }
 
 /// Answers that come later than so many deliveries after theirs are not recognised any more.
@@ -96,6 +98,7 @@ impl Connection {
             in_flight_bytes: 0,
             given,
             staged: Vec::new(),
+            is_open: true,
         }
     }
 
@@ -294,34 +297,38 @@ impl Connections {
         self.by_id.values().map(|connection| connection.in_flight).sum()
     }
 
-    /// The least loaded of `peers` that has room, and how much room: fewest unanswered deliveries for its weight, and
-    /// among equals the one that was given least. The search starts at `cursor`, which it moves.
+    /// The least loaded of `open` that has room, and how much room: fewest unanswered deliveries for its weight, and among
+    /// equals the one that was given least. The search starts at `cursor`, which it moves; those without room are taken out
+    /// of `open`, so that a large group that is nearly full is not searched again and again.
     pub(crate) fn least_loaded(
-        &self,
-        peers: &[ConnectionId],
+        &mut self,
+        open: &mut Vec<ConnectionId>,
         cursor: &mut usize,
         limits: WindowLimits,
         now: Instant,
     ) -> Option<(ConnectionId, usize)> {
         let mut best: Option<(f64, f64, ConnectionId, usize)> = None;
         let mut candidates = 0;
-        *cursor %= peers.len().max(1);
-        let (behind, ahead) = peers.split_at(*cursor);
-        for id in ahead.iter().chain(behind) {
-            *cursor += 1;
-            let Some(connection) = self.by_id.get(id) else { continue };
-            let room = connection.room(limits, now);
-            if room == 0 {
-                continue;
+        while candidates < CANDIDATES.min(open.len()) {
+            if *cursor >= open.len() {
+                *cursor = 0;
             }
+            let id = open[*cursor];
+            let connection = self.by_id.get_mut(&id);
+            let room = connection.as_ref().map_or(0, |connection| connection.room(limits, now));
+            let Some(connection) = connection.filter(|_| room > 0) else {
+                open.swap_remove(*cursor);
+                if let Some(connection) = self.by_id.get_mut(&id) {
+                    connection.is_open = false;
+                }
+                continue;
+            };
             let load = connection.in_flight as f64 / connection.weight(now);
             if best.is_none_or(|(least, given, ..)| (load, connection.given) < (least, given)) {
-                best = Some((load, connection.given, *id, room));
+                best = Some((load, connection.given, id, room));
             }
+            *cursor += 1;
             candidates += 1;
-            if candidates == CANDIDATES {
-                break;
-            }
         }
         best.map(|(_, _, id, room)| (id, room))
     }

@@ -131,7 +131,7 @@ impl Dispatcher {
         let config = &self.around.config;
         let limits = WindowLimits { deliveries: config.delivery_window, bytes: config.outbound_bytes_max };
         let group = self.groups.get_mut(group);
-        self.connections.least_loaded(&group.connections, &mut group.cursor, limits, now)
+        self.connections.least_loaded(&mut group.open, &mut group.cursor, limits, now)
     }
 
     /// Gives up to `permits` messages from the front of a lane to one connection, and counts `permits` down.

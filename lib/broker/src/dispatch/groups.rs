@@ -19,6 +19,8 @@ pub(crate) struct Group {
     /// Lanes with something to deliver, served in turns.
     pub(crate) active: VecDeque<LaneId>,
     pub(crate) connections: Vec<ConnectionId>,
+    /// Those of the connections that may have room.
+    pub(crate) open: Vec<ConnectionId>,
     /// Where the search for a connection starts next time.
     pub(crate) cursor: usize,
     /// Whether it stands in the dispatcher's list of groups to serve.

@@ -271,6 +271,7 @@ impl Dispatcher {
         self.connections.add(new, group, &self.groups.get(group).connections);
         let entry = self.groups.get_mut(group);
         entry.connections.push(id);
+        entry.open.push(id);
         for lane in entry.lanes.clone() {
             self.activate(lane);
         }
@@ -280,7 +281,9 @@ impl Dispatcher {
     pub(super) fn on_disconnected(&mut self, id: ConnectionId) {
         let Some(connection) = self.connections.remove(id) else { return };
         let group = connection.group;
-        self.groups.get_mut(group).connections.retain(|&other| other != id);
+        let entry = self.groups.get_mut(group);
+        entry.connections.retain(|&other| other != id);
+        entry.open.retain(|&other| other != id);
         // Newest first: each goes back to the front of its lane, so the oldest ends up in front.
         let flights: Vec<_> = connection.into_flights().collect();
         for flight in flights.into_iter().rev() {

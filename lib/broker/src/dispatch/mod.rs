@@ -357,6 +357,15 @@ impl Dispatcher {
         }
     }
 
+    /// A connection may have room again.
+    fn open(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        if !std::mem::replace(&mut connection.is_open, true) {
+            let group = connection.group;
+            self.groups.get_mut(group).open.push(id);
+        }
+    }
+
     /// Lets a group be served again that has, or may have, a connection with room.
     fn unblock(&mut self, group: GroupId) {
         self.groups.get_mut(group).is_blocked = false;
@@ -366,6 +375,11 @@ impl Dispatcher {
     }
 
     fn unblock_all(&mut self) {
+        for (id, connection) in self.connections.iter_mut() {
+            if !std::mem::replace(&mut connection.is_open, true) {
+                self.groups.get_mut(connection.group).open.push(id);
+            }
+        }
         for group in std::mem::take(&mut self.blocked) {
             self.unblock(group);
         }

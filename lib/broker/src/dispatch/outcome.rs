@@ -42,6 +42,7 @@ impl Dispatcher {
                 }
             }
         }
+        self.open(id);
         self.unblock(group);
     }
 
@@ -49,16 +50,21 @@ impl Dispatcher {
         let Some(sent_before) = now.checked_sub(self.around.config.delivery_timeout) else { return };
         let mut timed_out = Vec::new();
         let mut groups = Vec::new();
-        for (_, connection) in self.connections.iter_mut() {
+        let mut opened = Vec::new();
+        for (id, connection) in self.connections.iter_mut() {
             let before = timed_out.len();
             connection.time_out(sent_before, &mut timed_out);
             if timed_out.len() > before {
                 groups.push(connection.group);
+                opened.push(id);
             }
         }
         for flight in timed_out.into_iter().rev() {
             self.around.metrics.deliveries_timed_out.inc();
             self.flight_failed(flight);
+        }
+        for id in opened {
+            self.open(id);
         }
         for group in groups {
             self.unblock(group);
