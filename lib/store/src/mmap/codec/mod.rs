@@ -55,6 +55,8 @@
 //!
 //! A group state is: attempts u32, done u8, group length u32, group.
 
+#[cfg(test)]
+mod golden;
 mod groups;
 mod record;
 mod segment_header;

@@ -55,7 +55,9 @@ impl Engine {
         if health.failure.is_none() {
             health.failure = self.log.failure().cloned();
         }
-        if health.disk_full.is_some() && (self.log.has_next() || self.log.fits(0, Purpose::Publish)) {
+        if health.disk_full.is_some()
+            && (self.log.has_next() || self.log.fits(self.refused_record_len, Purpose::Publish))
+        {
             health.disk_full = None;
         }
     }

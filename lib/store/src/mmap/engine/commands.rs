@@ -104,6 +104,7 @@ impl Engine {
         if let Err(error) = self.make_room(held, record_len, Purpose::Publish) {
             if matches!(error, StoreError::DiskFull { .. }) {
                 lock(&self.shared.health).disk_full = Some(error.clone());
+                self.refused_record_len = record_len;
             }
             return AppendOutcome::Refused(error);
         }

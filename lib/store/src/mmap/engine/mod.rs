@@ -107,6 +107,8 @@ pub(crate) struct Engine {
     housekeeping: Housekeeping,
     /// Reused for the ids of one command.
     ids: Vec<MessageId>,
+    /// Length of the last record for which the disk had no room.
+    refused_record_len: usize,
     /// Nothing is accepted any more.
     closing: bool,
     closed: bool,
@@ -153,6 +155,7 @@ impl Engine {
             relocations: Vec::new(),
             housekeeping: Housekeeping::default(),
             ids: Vec::new(),
+            refused_record_len: 0,
             closing: false,
             closed: false,
         };
