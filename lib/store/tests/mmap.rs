@@ -304,3 +304,16 @@ fn a_dropped_store_releases_its_directory() {
         drop(store);
     }
 }
+
+#[test]
+fn missing_directories_are_created_and_a_file_in_the_way_is_an_error() {
+    let place = tempfile::tempdir().unwrap();
+    let nested = place.path().join("data/store");
+    kiteq_store::open(&format!("mmap://{}", nested.display())).unwrap().recover(&mut |_| {}).unwrap();
+    assert!(nested.join("kiteq.lock").is_file());
+    let file = place.path().join("file");
+    fs::write(&file, "in the way").unwrap();
+    let opened = kiteq_store::open(&format!("mmap://{}", file.display()));
+    let reason = opened.map(|store| store.describe()).unwrap_err().to_string();
+    assert!(reason.contains(file.to_str().unwrap()), "{reason}");
+}

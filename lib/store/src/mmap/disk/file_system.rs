@@ -39,7 +39,7 @@ impl FileSystemDisk {
     /// What is wrong and what to do, for people.
     pub(crate) fn open(directory: &Path) -> Result<Self, String> {
         let shown = directory.display();
-        fs::create_dir_all(directory).map_err(|error| format!("{shown} cannot be created: {error}"))?;
+        create_durably(directory).map_err(|error| format!("{shown} cannot be created: {error}"))?;
         let path = directory.join(LOCK_FILE);
         let mut file = OpenOptions::new()
             .read(true)
@@ -57,6 +57,25 @@ impl FileSystemDisk {
         check_format(&mut file).map_err(|reason| format!("{}: {reason}", path.display()))?;
         Ok(Self { directory: directory.to_owned(), lock: Mutex::new(Some(file)) })
     }
+}
+
+/// Creates a directory and those above it, and makes their names durable: a store in a directory that a crash takes away
+/// has kept nothing.
+fn create_durably(directory: &Path) -> io::Result<()> {
+    if directory.is_dir() {
+        return Ok(());
+    }
+    let parent = match directory.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    create_durably(parent)?;
+    // Somebody else may be faster; what is there then is a directory or an error below.
+    match fs::create_dir(directory) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    File::open(parent)?.sync_all()
 }
 
 /// Reads the format from the lock file, or writes it into a new one.

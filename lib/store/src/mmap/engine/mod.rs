@@ -188,7 +188,8 @@ impl Engine {
 
     /// When [`Engine::run`] must be called at the latest, also when there is nothing to do.
     pub(crate) fn wake_at(&self) -> Option<Duration> {
-        if self.closed {
+        // After a failure nothing is looked after any more.
+        if self.closed || self.log.failure().is_some() {
             return None;
         }
         [self.log.retry_at(), self.housekeeping.check_at, self.sync_due_at()].into_iter().flatten().min()

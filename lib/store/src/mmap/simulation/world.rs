@@ -372,8 +372,7 @@ impl World {
         for _ in 0..self.random.usize(1..6) {
             self.add_command(&mut untouched, &mut events, &mut asked);
         }
-        let now = self.now();
-        self.open().engine.run(&mut events, now);
+        self.run_events(&mut events);
         self.take_answers(asked);
     }
 
@@ -704,11 +703,9 @@ impl World {
         let files_first = self.random.bool();
         let Open { waiting, shared, .. } = self.open();
         let _ = if files_first { do_files_task(waiting, shared) } else { do_sync_task(waiting, shared) };
-        let now = self.now();
-        let open = self.open();
-        let mut events = std::mem::take(&mut lock(&open.waiting).outcomes);
+        let mut events = std::mem::take(&mut lock(&self.open().waiting).outcomes);
         events.push(Event::Wake);
-        open.engine.run(&mut events, now);
+        self.run_events(&mut events);
     }
 
     fn accident(&mut self) {
@@ -802,7 +799,15 @@ impl World {
 
     fn run_all(&mut self, commands: Vec<Command>) {
         let mut events: Vec<Event> = commands.into_iter().map(Event::Command).collect();
+        self.run_events(&mut events);
+    }
+
+    fn run_events(&mut self, events: &mut Vec<Event>) {
         let now = self.now();
-        self.open().engine.run(&mut events, now);
+        let engine = &mut self.open().engine;
+        engine.run(events, now);
+        // A writer that is to wake at once for ever is a busy loop.
+        let wake_at = engine.wake_at();
+        assert!(wake_at.is_none_or(|at| at > now.monotonic), "{wake_at:?} is not after {now:?}");
     }
 }
