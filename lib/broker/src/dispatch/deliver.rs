@@ -343,13 +343,9 @@ impl Dispatcher {
     }
 
     /// Whether a message does not wait for its group, which is away.
-    fn waits_for_nobody(&mut self, lane: LaneId, ready: Ready) -> bool {
-        if self.groups.get(self.lanes.get(lane).group).is_online() {
-            return false;
-        }
-        let route = self.table.find(ready.ticket()).and_then(|entry| self.routes.get(entry.route));
-        let position = route.and_then(|route| route.position_of(lane));
-        route.zip(position).is_some_and(|(route, position)| !route.members[position].persistent)
+    fn waits_for_nobody(&self, lane: LaneId, ready: Ready) -> bool {
+        let is_online = self.groups.get(self.lanes.get(lane).group).is_online();
+        !is_online && self.owed_member(ready.ticket(), lane).is_some_and(|member| !member.persistent)
     }
 
     pub(super) fn millis(&self, at: Instant) -> u64 {

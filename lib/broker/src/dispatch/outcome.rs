@@ -8,6 +8,7 @@ use kiteq_store::{DeadReason, GroupState, Kill, StoreError};
 
 use super::connections::{Answered, ConnectionId, InFlight};
 use super::lane::{LaneId, Ready};
+use super::routes::Member;
 use super::table::{Marks, MessageRef, Phase, Ticket};
 use super::{Dispatcher, GroupId, Retry};
 
@@ -85,15 +86,19 @@ impl Dispatcher {
         self.attempt_failed(flight.ticket, flight.lane, flight.attempts);
     }
 
+    /// The member of a message's route with this lane, if the message is still owed to it.
+    pub(super) fn owed_member(&self, ticket: Ticket, lane: LaneId) -> Option<Member> {
+        let entry = self.table.look(ticket)?;
+        let route = self.routes.get(entry.route)?;
+        let position = route.position_of(lane).filter(|&position| entry.owed.contains(position))?;
+        Some(route.members[position])
+    }
+
     /// A group failed a message for the `attempts + 1`-th time.
     pub(super) fn attempt_failed(&mut self, ticket: Ticket, lane: LaneId, attempts: u16) {
         let unix_seconds = self.around.clock.unix_seconds();
-        let Some(entry) = self.table.find(ticket) else { return };
-        let Some(route) = self.routes.get(entry.route) else { return };
-        let Some(position) = route.position_of(lane).filter(|&position| entry.owed.contains(position)) else {
-            return;
-        };
-        let member = route.members[position];
+        let Some(member) = self.owed_member(ticket, lane) else { return };
+        let Some(entry) = self.table.look(ticket) else { return };
         let attempts = attempts.saturating_add(1);
         let is_over = attempts >= u16::from(entry.deliver_limit) || entry.is_expired(unix_seconds);
         let is_online = self.groups.get(self.lanes.get(lane).group).is_online();
@@ -157,9 +162,7 @@ impl Dispatcher {
 
     /// A group will not get a message, and that is nobody's loss: unless the message is on trial, and then it is stored.
     pub(super) fn drop_for_group(&mut self, ticket: Ticket, lane: LaneId) {
-        let Some(entry) = self.table.find(ticket) else { return };
-        let position = self.routes.get(entry.route).and_then(|route| route.position_of(lane));
-        if !position.is_some_and(|position| entry.owed.contains(position)) {
+        if self.owed_member(ticket, lane).is_none() {
             return;
         }
         if ticket.message.slot().is_none() {
@@ -283,14 +286,8 @@ impl Dispatcher {
             let mut kept = std::collections::VecDeque::with_capacity(waiting.len().min(1024));
             for ready in waiting {
                 let ticket = ready.ticket();
-                let can_wait =
-                    self.table.find(ticket).and_then(|entry| self.routes.get(entry.route)).is_some_and(
-                        |route| {
-                            let member = route.position_of(lane).map(|position| route.members[position]);
-                            member.is_some_and(|member| member.persistent) && ticket.message.slot().is_some()
-                        },
-                    );
-                if can_wait {
+                let is_persistent = self.owed_member(ticket, lane).is_some_and(|member| member.persistent);
+                if is_persistent && ticket.message.slot().is_some() {
                     kept.push_back(ready);
                 } else {
                     self.drop_for_group(ticket, lane);

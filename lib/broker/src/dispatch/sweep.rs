@@ -43,14 +43,7 @@ impl Dispatcher {
                 continue;
             }
             let mut ready = std::mem::take(&mut self.lanes.get_mut(lane).ready);
-            ready.retain(|ready| {
-                let entry = self.table.find(ready.ticket());
-                entry.is_some_and(|entry| {
-                    let route = self.routes.get(entry.route);
-                    let position = route.and_then(|route| route.position_of(lane));
-                    position.is_some_and(|position| entry.owed.contains(position))
-                })
-            });
+            ready.retain(|ready| self.owed_member(ready.ticket(), lane).is_some());
             ready.shrink_to_fit();
             self.lanes.get_mut(lane).ready = ready;
         }
@@ -68,18 +61,15 @@ impl Dispatcher {
             entry.unbound_until = is_unbound.then_some(now + grace);
             let parked = std::mem::take(&mut entry.parked);
             let ready = std::mem::take(&mut entry.ready);
-            let is_over = |ready: &Ready, this: &mut Self| {
-                let Some(entry) = this.table.find(ready.ticket()) else { return true };
-                let route = this.routes.get(entry.route);
-                let member =
-                    route.and_then(|route| route.position_of(lane).map(|position| route.members[position]));
-                let since = member.and_then(|member| member.unbound_since);
-                since.is_some_and(|since| now.saturating_duration_since(since) >= grace)
+            let is_over = |ready: &Ready| {
+                // A ticket of a message that is gone goes too.
+                let Some(member) = self.owed_member(ready.ticket(), lane) else { return true };
+                member.unbound_since.is_some_and(|since| now.saturating_duration_since(since) >= grace)
             };
             let (kept_parked, dropped_parked): (Vec<Ready>, Vec<Ready>) =
-                parked.into_iter().partition(|ready| !is_over(ready, self));
+                parked.into_iter().partition(|ready| !is_over(ready));
             let (kept_ready, dropped_ready): (VecDeque<Ready>, VecDeque<Ready>) =
-                ready.into_iter().partition(|ready| !is_over(ready, self));
+                ready.into_iter().partition(|ready| !is_over(ready));
             let entry = self.lanes.get_mut(lane);
             entry.parked = kept_parked;
             entry.ready = kept_ready;

@@ -185,6 +185,11 @@ impl Table {
     }
 
     /// The entry that `ticket` was made for, unless its message is gone.
+    pub(crate) fn look(&self, ticket: Ticket) -> Option<&Entry> {
+        self.get(ticket.message).filter(|entry| entry.generation == ticket.generation)
+    }
+
+    /// As [`Table::look`], to change it.
     pub(crate) fn find(&mut self, ticket: Ticket) -> Option<&mut Entry> {
         self.get_mut(ticket.message).filter(|entry| entry.generation == ticket.generation)
     }
