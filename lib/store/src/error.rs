@@ -53,6 +53,9 @@ pub enum StoreError {
         /// What is wrong.
         reason: String,
     },
+    /// The message is not held here any more: another broker has taken it over, or finished it.
+    #[error("message is not held here any more")]
+    Gone,
     /// Reading failed, or the backend cannot be reached right now.
     #[error("{place}: {reason}")]
     Unavailable {

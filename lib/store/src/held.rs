@@ -18,6 +18,8 @@ pub type Done<T> = Box<dyn FnOnce(T) + Send>;
 pub enum AppendOutcome {
     /// Held, as durable as the store makes it.
     Stored(Slot),
+    /// Held just as well, but not resident: it comes with a later page. See [`crate::PagedStore`].
+    Deferred,
     /// Its id is held already, or was settled within the dedupe window: nothing was stored.
     Duplicate,
     /// Not stored, now or ever.
@@ -40,6 +42,8 @@ pub enum VerdictOutcome {
     Committed(Slot),
     /// Gone; the slot is no longer the caller's.
     RolledBack(Slot),
+    /// Carried out on a message that is not resident; a committed one comes with a later page.
+    Deferred,
     /// The id is not held, or was committed before: nothing happened.
     Ignored,
     /// The store could not do it; the message stays prepared.

@@ -17,6 +17,7 @@ mod mailbox;
 mod memory;
 mod mmap;
 mod open;
+mod paging;
 mod store;
 mod uri;
 
@@ -26,4 +27,5 @@ pub use held::{
     StoreStats, Verdict, VerdictOutcome,
 };
 pub use open::{check, open};
+pub use paging::{OwnedStore, Owner, Page, Paged, PagedStore, Shelf, ShelfId, ShelfPlace, Shelving};
 pub use store::{MessageStore, SharedStore};

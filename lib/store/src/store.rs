@@ -9,6 +9,7 @@ use crate::held::{
     AppendOutcome, DeadLetter, Done, GroupState, Kill, Loaded, Recovered, Revived, Slot, StoreStats, Verdict,
     VerdictOutcome,
 };
+use crate::paging::{OwnedStore, PagedStore};
 
 /// Where messages wait until every group has them. See the crate documentation for threads and order.
 pub trait MessageStore: Send + Sync + 'static {
@@ -54,6 +55,16 @@ pub trait MessageStore: Send + Sync + 'static {
 
     /// Deletes dead letters for good. `done` gets how many there were.
     fn purge(&self, ids: Vec<MessageId>, done: Done<usize>);
+
+    /// What this store adds when it may hold more messages than its caller keeps in memory.
+    fn paged(&self) -> Option<&dyn PagedStore> {
+        None
+    }
+
+    /// What this store adds when several brokers share it.
+    fn owned(&self) -> Option<&dyn OwnedStore> {
+        None
+    }
 
     /// What is held now.
     fn stats(&self) -> StoreStats;

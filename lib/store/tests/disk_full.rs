@@ -52,6 +52,7 @@ fn a_full_disk_refuses_publishers_and_nobody_else() {
             AppendOutcome::Stored(slot) => slots.push(slot),
             AppendOutcome::Refused(error) => break error,
             AppendOutcome::Duplicate => panic!("every id is new"),
+            AppendOutcome::Deferred => panic!("every message is resident in this store"),
         }
         assert!(slots.len() < 200, "ten megabytes do not fit");
     };

@@ -203,7 +203,7 @@ impl Dispatcher {
                 self.around.metrics.transactions_rolled_back.inc();
                 self.forget(MessageRef::stored(slot));
             }
-            VerdictOutcome::Ignored => {}
+            VerdictOutcome::Ignored | VerdictOutcome::Deferred => {}
             VerdictOutcome::Failed(error) => {
                 tracing::warn!(%error, "a producer's verdict could not be stored; the producer will be asked again");
             }

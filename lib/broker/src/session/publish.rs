@@ -219,10 +219,12 @@ fn answer(
     let feedback = stored_feedback(received);
     let mut acks = BytesMut::with_capacity(outcomes.len() * 96);
     let mut stored = Vec::with_capacity(outcomes.len());
+    let mut deferred = 0;
     for ((message, outcome), opaque) in outcomes.into_iter().zip(opaques) {
         put_outcome(&mut acks, dialect, *opaque, message.id, &outcome, &feedback);
         match outcome {
             AppendOutcome::Stored(slot) => stored.push((slot, message)),
+            AppendOutcome::Deferred => deferred += 1,
             AppendOutcome::Duplicate => {
                 shared.metrics.publishes_duplicate.inc();
             }
@@ -230,7 +232,7 @@ fn answer(
         }
     }
     outbound.push_owed(acks.freeze());
-    shared.metrics.publishes_stored.inc_by(stored.len() as u64);
+    shared.metrics.publishes_stored.inc_by(stored.len() as u64 + deferred);
     if !stored.is_empty() {
         shared.inbox.push(Event::Stored { messages: stored, budget });
     }
@@ -257,7 +259,9 @@ pub(crate) fn put_outcome(
 ) {
     let id = id.to_text();
     match outcome {
-        AppendOutcome::Stored(_) => reply::put_store_ack(acks, dialect, opaque, &id, true, stored_feedback),
+        AppendOutcome::Stored(_) | AppendOutcome::Deferred => {
+            reply::put_store_ack(acks, dialect, opaque, &id, true, stored_feedback);
+        }
         AppendOutcome::Duplicate => {
             reply::put_store_ack(acks, dialect, opaque, &id, true, "Duplicate Message");
         }

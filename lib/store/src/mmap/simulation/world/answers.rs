@@ -94,6 +94,7 @@ impl World {
                 assert_eq!(sharing, 1, "slot {} is shared", slot.0);
                 true
             }
+            AppendOutcome::Deferred => panic!("{}: every message is resident in this store", message.id),
             AppendOutcome::Duplicate => {
                 assert!(*known.now() != Standing::Absent || !forgotten, "{} is new", message.id);
                 false
