@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use kiteq_registry::{Binding, BrokerRecord, FileRegistry, Registry, RegistryError, connect};
-use support::log::Log;
+use support::Log;
 use support::{eventually, until};
 
 const GOOD: &str = r#"

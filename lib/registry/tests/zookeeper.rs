@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kiteq_registry::{ANY_TOPIC, Binding, BrokerRecord, Registry, RegistryError, ZkRegistry};
+use support::ZooKeeper;
 use support::backend::SESSION_TIMEOUT;
 use support::proxy::Proxy;
-use support::zookeeper::ZooKeeper;
 use support::{PATIENCE, eventually, until};
 use tokio::time::timeout;
 use zookeeper_client::{Acls, Client, CreateMode, Error};

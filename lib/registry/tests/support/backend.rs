@@ -12,8 +12,8 @@ use kiteq_registry::{
 };
 use serde_json::json;
 
+use super::ZooKeeper;
 use super::http_server::HttpServer;
-use super::zookeeper::ZooKeeper;
 
 /// One way to keep a registry, with one broker and one client of it.
 #[async_trait(?Send)]

@@ -1,21 +1,16 @@
 //! What the registry tests share: bounded waits, and real servers that are stopped at the end.
 
-#![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
+#![allow(dead_code, unreachable_pub, unused_imports, reason = "each test file uses its part")]
 
 pub mod backend;
 pub mod http_server;
-pub mod log;
 pub mod proxy;
-pub mod zookeeper;
 
 use std::sync::Arc;
-use std::time::Duration;
 
+pub use kiteq_testkit::{Log, PATIENCE, ZooKeeper, eventually};
 use tokio::sync::watch;
 use tokio::time::timeout;
-
-/// Longer than anything here takes; a test that needs it fails.
-pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Waits until what is watched satisfies `expected`.
 pub async fn until<T>(
@@ -33,17 +28,4 @@ where
         Ok(Err(_)) => panic!("{what}: the watch ended"),
         Err(_) => panic!("{what}: not seen in time; last known is {:?}", watch.borrow()),
     }
-}
-
-/// Runs `attempt` until it gives a value.
-pub async fn eventually<T>(what: &str, mut attempt: impl AsyncFnMut() -> Option<T>) -> T {
-    let tried = timeout(PATIENCE, async {
-        loop {
-            if let Some(value) = attempt().await {
-                return value;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    });
-    tried.await.unwrap_or_else(|_| panic!("{what}: not in time"))
 }
