@@ -48,3 +48,8 @@ need_zookeeper() {
         need_packages "running against a real ZooKeeper" zookeeper default-jre-headless
     fi
 }
+
+# Redis, which the tests of the bridge and of the load tool start for themselves.
+need_redis() {
+    command -v redis-server >/dev/null || need_packages "running against a real Redis" redis-server
+}

@@ -8,10 +8,12 @@
 
 mod log;
 mod process;
+mod redis;
 mod wait;
 mod zookeeper;
 
 pub use log::Log;
 pub use process::{ServerProcess, free_port};
+pub use redis::{Redis, RedisOptions};
 pub use wait::{PATIENCE, eventually};
 pub use zookeeper::ZooKeeper;
