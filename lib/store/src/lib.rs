@@ -27,5 +27,7 @@ pub use held::{
     StoreStats, Verdict, VerdictOutcome,
 };
 pub use open::{check, open};
-pub use paging::{OwnedStore, Owner, Page, Paged, PagedStore, Shelf, ShelfId, ShelfPlace, Shelving};
+pub use paging::{
+    OwnedStore, Owner, Page, PageSource, Paged, PagedStore, Shelf, ShelfId, ShelfPlace, Shelving,
+};
 pub use store::{MessageStore, SharedStore};

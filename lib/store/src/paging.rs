@@ -13,16 +13,22 @@ use crate::held::{Done, GroupState, Slot};
 /// A message that the caller knows is *resident*: it has a [`Slot`]. The others wait in the store alone: deferred at their
 /// append because too many were resident ([`crate::AppendOutcome::Deferred`]), left by an earlier run, or shelved. The caller
 /// asks for them in pages when it has room.
+///
+/// # Who frees a slot
+/// Here a slot is handed out again only after the caller has given it up by settling, killing or shelving it, never because
+/// of something that the caller has yet to hear of: else what it says about the old message would hit the new one. So it
+/// settles also the slot of a [`crate::VerdictOutcome::RolledBack`], of a load that is [`StoreError::Gone`] and of
+/// [`OwnedStore::find_lost`]; there settling does nothing but free the slot.
 pub trait PagedStore: Send + Sync {
     /// How many messages may be resident at once.
     fn resident_max(&self) -> usize;
 
-    /// Makes up to `room` waiting messages resident: those of an earlier run, those that are due, those whose time ran out,
-    /// and those on one of `shelves`. Whatever is not on a shelf comes first.
-    fn page(&self, room: usize, shelves: Vec<ShelfId>, done: Done<Result<Page, StoreError>>);
+    /// Makes up to `room` waiting messages resident.
+    fn page(&self, room: usize, from: PageSource, done: Done<Result<Page, StoreError>>);
 
     /// Gives up resident messages that cannot be delivered soon. The slots are no longer the caller's. A crash before this is
-    /// durable makes the messages wait like those of an earlier run.
+    /// durable makes the messages wait like those of an earlier run. A later [`PagedStore::page`] finds them, and one whose
+    /// producer has decided meanwhile keeps that verdict.
     fn shelve(&self, messages: Vec<Shelving>);
 
     /// The shelves on which messages may lie, also from earlier runs.
@@ -41,8 +47,8 @@ pub trait OwnedStore: Send + Sync {
     /// come with later pages. `done` gets how many there were; 0 means that nothing is left to take.
     fn adopt(&self, owner: String, limit: usize, done: Done<Result<usize, StoreError>>);
 
-    /// Finds resident messages that do not belong to this broker any more. `done` gets their slots, which are no longer the
-    /// caller's.
+    /// Finds resident messages that do not belong to this broker any more. `done` gets their slots: the caller forgets the
+    /// messages and settles the slots.
     fn find_lost(&self, done: Done<Result<Vec<Slot>, StoreError>>);
 
     /// Says that this broker leaves: the others may take its messages at once. Opening the store takes it back.
@@ -58,12 +64,22 @@ pub struct Owner {
     pub has_left: bool,
 }
 
+/// Which waiting messages are wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PageSource {
+    /// Those that wait for nothing: deferred at their append, of an earlier run, adopted, due by [`ShelfPlace::Until`]; and
+    /// those whose time ran out, wherever they lie.
+    Waiting,
+    /// Those on these shelves.
+    Shelves(Vec<ShelfId>),
+}
+
 /// Messages that have just become resident.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Page {
     /// Roughly in the order of publication.
     pub messages: Vec<Paged>,
-    /// Whether more of what was asked for waits.
+    /// Whether more of what was asked for waits, as far as is known without looking twice.
     pub has_more: bool,
 }
 
@@ -80,6 +96,8 @@ pub struct Paged {
     pub topic: Bytes,
     /// Its message type.
     pub message_type: Bytes,
+    /// Unix seconds.
+    pub published_at: i64,
     /// Unix seconds.
     pub expires_at: i64,
     /// Attempts.
