@@ -1,1 +1,14 @@
-//! Skeleton.
+//! Everything between Redis and the sinks: claim, decode, route, batch, send, settle.
+//!
+//! The promise: until a sink has said OK for the batch that an element is in, the element is in Redis: in its queue, in
+//! a claim, parked, or in a dead-letter list.
+
+mod bridge;
+mod config;
+mod error;
+mod stat;
+
+pub use bridge::Bridge;
+pub use config::{BatchConfig, BridgeConfig, ClaimMode, SinkProtocol, SinkTls, SinksConfig};
+pub use error::StartError;
+pub use stat::{BusinessStat, QueueStat, Stat, StopReport};
