@@ -57,7 +57,7 @@ pub struct GroupState {
     pub group: Bytes,
     /// Deliveries that the group failed so far.
     pub attempts: u32,
-    /// Whether the group has it and must not get it again.
+    /// Whether the group must not get it again: it has it, or, where `attempts` is not 0, it has failed it for good.
     pub done: bool,
 }
 
@@ -138,6 +138,9 @@ pub struct Loaded {
     pub kind: MessageKind,
     /// The message as it was appended. The header of a message that was committed by a verdict still says commit=false.
     pub payload: Payload,
+    /// Whether another broker has carried out its producer's commit, which this caller is told here and nowhere else. Only
+    /// in a store that is shared.
+    pub committed_elsewhere: bool,
 }
 
 /// What a store holds, for metrics and for people.

@@ -16,7 +16,8 @@ use crate::held::{Done, GroupState, Slot};
 ///
 /// # Who frees a slot
 /// Here a slot is handed out again only after the caller has given it up by settling, killing or shelving it, never because
-/// of something that the caller has yet to hear of: else what it says about the old message would hit the new one. So it
+/// of something that the caller has yet to hear of, and only after every call that was running then has been answered:
+/// else what one says about the old message would hit the new one. So the caller
 /// settles also the slot of a [`crate::VerdictOutcome::RolledBack`], of a load that is [`StoreError::Gone`] and of
 /// [`OwnedStore::find_lost`]; there settling does nothing but free the slot.
 pub trait PagedStore: Send + Sync {
@@ -36,6 +37,11 @@ pub trait PagedStore: Send + Sync {
 }
 
 /// A store that several brokers share. Each message belongs to one of them, which alone delivers it.
+///
+/// Any of them carries out a producer's verdict. About a message of another broker the outcome is
+/// [`crate::VerdictOutcome::Deferred`], and that broker is told when it loads the message: by
+/// [`crate::Loaded::committed_elsewhere`], or by [`StoreError::Gone`] when it was rolled back. It loads a prepared message
+/// whenever it asks the producer.
 pub trait OwnedStore: Send + Sync {
     /// This broker's name in the store: the `host:port` that it registers.
     fn owner(&self) -> &str;

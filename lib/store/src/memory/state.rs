@@ -139,7 +139,8 @@ impl State {
     pub(super) fn load(&self, slot: Slot) -> Result<Loaded, StoreError> {
         match self.entries.get(slot.0 as usize) {
             Some(Some(entry)) => {
-                Ok(Loaded { id: entry.id, kind: entry.kind, payload: entry.payload.clone() })
+                let payload = entry.payload.clone();
+                Ok(Loaded { id: entry.id, kind: entry.kind, payload, committed_elsewhere: false })
             }
             _ => Err(StoreError::Corrupt {
                 place: format!("slot {}", slot.0),

@@ -75,7 +75,7 @@ impl Source {
         let message = self.message(offset, bytes, id)?;
         let payload = Payload::from_canonical(bytes.slice(message.payload.clone()))
             .map_err(|error| self.corrupt(offset, error.to_string()))?;
-        Ok(Loaded { id: *id, kind: message.kind, payload })
+        Ok(Loaded { id: *id, kind: message.kind, payload, committed_elsewhere: false })
     }
 }
 
