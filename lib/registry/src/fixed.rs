@@ -2,11 +2,12 @@
 
 use async_trait::async_trait;
 
+use crate::alive::Alive;
 use crate::binding::Binding;
 use crate::error::RegistryError;
 use crate::publication::check_topics;
 use crate::topics::TopicTable;
-use crate::{BindingsWatch, BrokerRecord, BrokersWatch, Registry};
+use crate::{AliveWatch, BindingsWatch, BrokerRecord, BrokersWatch, Registry};
 
 /// Brokers that serve every topic, as the URI lists them. It keeps nothing: bindings cannot be published to it.
 #[derive(Debug)]
@@ -14,6 +15,7 @@ pub struct FixedRegistry {
     uri: String,
     addresses: Vec<String>,
     brokers: TopicTable<String>,
+    alive: Alive,
     bindings: TopicTable<Binding>,
 }
 
@@ -25,6 +27,7 @@ impl FixedRegistry {
             uri: format!("static://{}", addresses.join(",")),
             addresses: addresses.to_vec(),
             brokers: TopicTable::new(),
+            alive: Alive::new(),
             bindings: TopicTable::new(),
         }
     }
@@ -60,6 +63,11 @@ impl Registry for FixedRegistry {
         self.brokers.watch(topic, || Some(self.addresses.as_slice().into()))
     }
 
+    /// Stays `None`: nothing is known of whether they live.
+    fn watch_alive(&self) -> AliveWatch {
+        self.alive.watch()
+    }
+
     async fn publish_bindings(&self, group: &str, _bindings: &[Binding]) -> Result<(), RegistryError> {
         Err(self.refused(&format!("bindings of group {group:?} cannot be published")))
     }
@@ -71,6 +79,7 @@ impl Registry for FixedRegistry {
 
     async fn close(&self) {
         self.brokers.close();
+        self.alive.close();
         self.bindings.close();
     }
 }

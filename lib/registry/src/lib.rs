@@ -4,6 +4,7 @@
 //! broker's own data directory. What is read is offered as a `watch` channel of whole snapshots: a reader always holds
 //! the last known state, also while the registry is away, and `None` means that nothing has been read yet.
 
+mod alive;
 mod binding;
 mod connect;
 mod embedded;
@@ -38,6 +39,8 @@ pub use zk::ZkRegistry;
 pub type BindingsWatch = watch::Receiver<Option<Arc<[Binding]>>>;
 /// The `host:port` addresses of the brokers of one topic; `None` until they have been read for the first time.
 pub type BrokersWatch = watch::Receiver<Option<Arc<[String]>>>;
+/// The `host:port` addresses of all living brokers, sorted; `None` whenever that is not known to be current.
+pub type AliveWatch = watch::Receiver<Option<Arc<[String]>>>;
 
 /// How a broker presents itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,6 +76,15 @@ pub trait Registry: Send + Sync + 'static {
 
     /// Follows the brokers of `topic`. Cheap to call again for the same topic.
     fn watch_brokers(&self, topic: &str) -> BrokersWatch;
+
+    /// Follows the living brokers of every topic. Unlike the other watches this one never shows what is merely the last
+    /// known state: it is `None` while the registry is away, because whoever takes a broker for dead must not do so on
+    /// stale knowledge. What it shows can still be older than now by the registry's own timeout (a ZooKeeper session's, an
+    /// etcd lease's), within which a dead broker counts as living.
+    ///
+    /// Only ZooKeeper and etcd know who lives. A file, a fixed list and a broker's own registry do not: there the watch
+    /// stays `None`.
+    fn watch_alive(&self) -> AliveWatch;
 
     /// Publishes a consumer group's bindings, replacing those that it had in the same topics.
     async fn publish_bindings(&self, group: &str, bindings: &[Binding]) -> Result<(), RegistryError>;

@@ -140,7 +140,10 @@ async fn closing_ends_the_watches<B: Backend>() {
     timeout(PATIENCE, client.close()).await.expect("closing is bounded");
     assert!(watch.has_changed().is_err());
     assert!(client.watch_brokers("trade").has_changed().is_err());
+    let alive = broker.watch_alive();
     timeout(PATIENCE, broker.close()).await.expect("closing is bounded");
+    assert!(alive.has_changed().is_err());
+    assert!(broker.watch_alive().has_changed().is_err());
     assert!(broker.watch_bindings("trade").has_changed().is_err());
 }
 
@@ -166,6 +169,51 @@ async fn what_was_last_known_stands_while_the_registry_is_away<B: Backend>() {
     backend.bind("s-pay", &second).await;
     until(&mut bindings, "a change after the return", is_exactly(&second)).await;
     until(&mut brokers, "the broker is there again", |seen| seen.len() == 1).await;
+}
+
+async fn who_lives_is_known_where_it_can_be_known_and_claimed_nowhere_else<B: Backend>() {
+    let mut backend = B::open().await;
+    let mut alive = backend.broker().watch_alive();
+    let mut trade = backend.client().watch_brokers("trade");
+    let address = ["127.0.0.1:13800".to_owned()];
+    if B::KNOWS_THE_LIVING {
+        until(&mut alive, "nobody lives", <[_]>::is_empty).await;
+    }
+    backend.show(Some(broker(&["trade"]))).await;
+    until(&mut trade, "the broker of trade", is_exactly(&address)).await;
+    if B::KNOWS_THE_LIVING {
+        until(&mut alive, "it lives", is_exactly(&address)).await;
+        until(&mut backend.client().watch_alive(), "clients can see that too", is_exactly(&address)).await;
+    }
+    backend.show(None).await;
+    until(&mut trade, "no broker of trade", <[_]>::is_empty).await;
+    if B::KNOWS_THE_LIVING {
+        until(&mut alive, "it has left", <[_]>::is_empty).await;
+    } else {
+        assert_eq!((alive.has_changed().ok(), alive.borrow().as_deref()), (Some(false), None));
+    }
+}
+
+async fn who_lives_is_unknown_while_the_registry_is_away<B: Backend>() {
+    let mut backend = B::open().await;
+    if !B::KNOWS_THE_LIVING {
+        assert_eq!(*backend.client().watch_alive().borrow(), None);
+        return;
+    }
+    backend.show(Some(broker(&["trade"]))).await;
+    let address = ["127.0.0.1:13800".to_owned()];
+    let mut watches = [backend.client().watch_alive(), backend.broker().watch_alive()];
+    for alive in &mut watches {
+        until(alive, "it lives", is_exactly(&address)).await;
+    }
+    backend.go_away().await;
+    for alive in &mut watches {
+        timeout(PATIENCE, alive.wait_for(Option::is_none)).await.expect("forgotten").expect("open");
+    }
+    backend.come_back().await;
+    for alive in &mut watches {
+        until(alive, "it lives again", is_exactly(&address)).await;
+    }
 }
 
 macro_rules! conformance {
@@ -195,6 +243,8 @@ macro_rules! conformance_of {
             what_is_malformed_is_refused_and_changes_nothing,
             a_producer_may_say_what_it_publishes,
             closing_ends_the_watches,
+            who_lives_is_known_where_it_can_be_known_and_claimed_nowhere_else,
+            who_lives_is_unknown_while_the_registry_is_away,
             what_was_last_known_stands_while_the_registry_is_away,
         );)+
     };

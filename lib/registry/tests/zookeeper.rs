@@ -304,3 +304,36 @@ async fn closing_withdraws_the_broker_at_once() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn who_lives_is_unknown_while_the_connection_is_away_and_current_after() {
+    let server = ZooKeeper::start().await;
+    let proxy = Proxy::start(&server.host()).await;
+    let other_proxy = Proxy::start(&server.host()).await;
+    let hosts = [proxy.host(), other_proxy.host()];
+    // The session outlives everything here, so it is the connection alone that counts.
+    let registry = ZkRegistry::start(&hosts, SESSION_TIMEOUT * 30);
+    let mut alive = registry.watch_alive();
+    until(&mut alive, "nobody lives", <[_]>::is_empty).await;
+    alive.mark_unchanged();
+    let (used, spare): (Vec<_>, Vec<_>) =
+        [proxy, other_proxy].into_iter().partition(|proxy| proxy.connections() > 0);
+    drop(used);
+    timeout(PATIENCE, alive.wait_for(Option::is_none)).await.expect("forgotten").expect("open");
+    put(&look(&server).await, ALIVE_NODE, b"").await;
+    until(&mut alive, "what came about meanwhile", |seen| seen == [ADDRESS.to_owned()]).await;
+    drop(spare);
+}
+
+#[tokio::test]
+async fn who_lives_is_unknown_once_a_server_is_silent() {
+    let server = ZooKeeper::start().await;
+    let registry = start(&server);
+    registry.register_broker(broker()).await.unwrap();
+    let mut alive = registry.watch_alive();
+    until(&mut alive, "it lives", |seen| seen == [ADDRESS.to_owned()]).await;
+    server.pause();
+    timeout(PATIENCE, alive.wait_for(Option::is_none)).await.expect("forgotten").expect("open");
+    server.resume();
+    until(&mut alive, "it lives in its next session", |seen| seen == [ADDRESS.to_owned()]).await;
+}

@@ -13,7 +13,9 @@ use bytes::{Bytes, BytesMut};
 use kiteq_broker::{Broker, BrokerConfig, RedeliverySchedule};
 use kiteq_protocol::frame::{BODY_BYTES_MAX, put_frame};
 use kiteq_protocol::{Command, Dialect, Frame, FrameDecoder, MessageId, pb};
-use kiteq_registry::{Binding, BindingsWatch, BrokerRecord, BrokersWatch, Registry, RegistryError};
+use kiteq_registry::{
+    AliveWatch, Binding, BindingsWatch, BrokerRecord, BrokersWatch, Registry, RegistryError,
+};
 use kiteq_store::SharedStore;
 use kiteq_telemetry::Shutdown;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -36,6 +38,8 @@ pub struct TestRegistry {
     pub is_away: AtomicBool,
     /// The brokers that it shows for every topic.
     pub brokers: watch::Sender<Option<Arc<[String]>>>,
+    /// The brokers that it shows as living.
+    pub alive: watch::Sender<Option<Arc<[String]>>>,
 }
 
 impl TestRegistry {
@@ -80,6 +84,10 @@ impl Registry for TestRegistry {
 
     fn watch_brokers(&self, _topic: &str) -> BrokersWatch {
         self.brokers.subscribe()
+    }
+
+    fn watch_alive(&self) -> AliveWatch {
+        self.alive.subscribe()
     }
 
     async fn publish_bindings(&self, _group: &str, _bindings: &[Binding]) -> Result<(), RegistryError> {

@@ -11,7 +11,9 @@ use kiteq_client::{Client, ClientBuilder};
 use kiteq_protocol::frame::{BODY_BYTES_MAX, put_frame};
 use kiteq_protocol::reply::put_store_ack;
 use kiteq_protocol::{Command, Dialect, Frame, FrameDecoder, pb};
-use kiteq_registry::{Binding, BindingsWatch, BrokerRecord, BrokersWatch, Registry, RegistryError};
+use kiteq_registry::{
+    AliveWatch, Binding, BindingsWatch, BrokerRecord, BrokersWatch, Registry, RegistryError,
+};
 use prost::Message as _;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -93,6 +95,10 @@ impl Registry for TestRegistry {
 
     fn watch_brokers(&self, topic: &str) -> BrokersWatch {
         self.sender(topic).subscribe()
+    }
+
+    fn watch_alive(&self) -> AliveWatch {
+        unreachable!("no client asks who lives")
     }
 
     async fn publish_bindings(&self, _group: &str, bindings: &[Binding]) -> Result<(), RegistryError> {

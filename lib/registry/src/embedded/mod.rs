@@ -11,12 +11,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use tokio::sync::{Semaphore, watch};
 
+use crate::alive::Alive;
 use crate::binding::{Binding, check_name};
 use crate::error::RegistryError;
 use crate::http_api::ProducerRequest;
 use crate::publication::{by_topic, check_topics, local_host};
 use crate::topics::TopicTable;
-use crate::{ANY_TOPIC, BindingsWatch, BrokerRecord, BrokersWatch, Registry};
+use crate::{ANY_TOPIC, AliveWatch, BindingsWatch, BrokerRecord, BrokersWatch, Registry};
 use content::{BINDINGS_MAX, Content, FILE_NAME};
 
 pub use handler::HttpReply;
@@ -46,6 +47,7 @@ struct Shared {
     state: Mutex<State>,
     bindings: TopicTable<Binding>,
     brokers: TopicTable<String>,
+    alive: Alive,
     /// Counts changes, for requests that wait for one; `None` once the registry is closed.
     changes: watch::Sender<Option<u64>>,
 }
@@ -134,6 +136,7 @@ impl EmbeddedRegistry {
             state: Mutex::new(State { content, broker: None, producers: BTreeSet::new() }),
             bindings: TopicTable::new(),
             brokers: TopicTable::new(),
+            alive: Alive::new(),
             changes: watch::Sender::new(Some(0)),
         };
         Ok(Arc::new(Self { shared: Arc::new(shared), waiting: Semaphore::new(WAITING_MAX) }))
@@ -199,6 +202,11 @@ impl Registry for EmbeddedRegistry {
         self.shared.brokers.watch(topic, || Some(state.brokers_of(topic).into()))
     }
 
+    /// Stays `None`: of other brokers nothing is known here, and taking them for dead could be wrong.
+    fn watch_alive(&self) -> AliveWatch {
+        self.shared.alive.watch()
+    }
+
     async fn publish_bindings(&self, group: &str, bindings: &[Binding]) -> Result<(), RegistryError> {
         let topics = by_topic(&self.shared.place(), group, bindings)?;
         let group = group.to_owned();
@@ -216,5 +224,6 @@ impl Registry for EmbeddedRegistry {
         self.shared.changes.send_replace(None);
         self.shared.bindings.close();
         self.shared.brokers.close();
+        self.shared.alive.close();
     }
 }

@@ -12,11 +12,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::task::AbortHandle;
 
+use crate::alive::Alive;
 use crate::binding::Binding;
 use crate::error::RegistryError;
 use crate::publication::{by_topic, check_topics};
 use crate::topics::TopicTable;
-use crate::{ANY_TOPIC, BindingsWatch, BrokerRecord, BrokersWatch, Registry};
+use crate::{ANY_TOPIC, AliveWatch, BindingsWatch, BrokerRecord, BrokersWatch, Registry};
 use content::{Content, FILE_BYTES_MAX};
 
 /// How often the file is looked at.
@@ -36,6 +37,7 @@ struct Shared {
     content: Mutex<Content>,
     bindings: TopicTable<Binding>,
     brokers: TopicTable<String>,
+    alive: Alive,
     warned_of_publication: AtomicBool,
 }
 
@@ -67,6 +69,7 @@ impl FileRegistry {
             content: Mutex::new(content),
             bindings: TopicTable::new(),
             brokers: TopicTable::new(),
+            alive: Alive::new(),
             warned_of_publication: AtomicBool::new(false),
         });
         let follower = tokio::spawn(follow(Arc::clone(&shared), text)).abort_handle();
@@ -183,6 +186,11 @@ impl Registry for FileRegistry {
             .watch(topic, || Some(content.brokers_of(topic, self.shared.env.as_deref()).into()))
     }
 
+    /// Stays `None`: a file says which brokers there are, not which of them live.
+    fn watch_alive(&self) -> AliveWatch {
+        self.shared.alive.watch()
+    }
+
     /// Publishes nothing: consumers publish whatever registry they are given, and must run with this one too. A binding
     /// that the file lacks is logged, once.
     async fn publish_bindings(&self, group: &str, bindings: &[Binding]) -> Result<(), RegistryError> {
@@ -203,6 +211,7 @@ impl Registry for FileRegistry {
     async fn close(&self) {
         self.follower.abort();
         self.shared.brokers.close();
+        self.shared.alive.close();
         self.shared.bindings.close();
     }
 }

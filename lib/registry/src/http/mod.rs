@@ -13,12 +13,13 @@ use async_trait::async_trait;
 use futures_util::future::join_all;
 use tokio::task::JoinSet;
 
+use crate::alive::Alive;
 use crate::binding::{Binding, check_name};
 use crate::error::RegistryError;
 use crate::outbox::{Key, Outbox};
 use crate::publication::{by_topic, check_topics, local_host};
 use crate::topics::TopicTable;
-use crate::{BindingsWatch, BrokerRecord, BrokersWatch, Registry};
+use crate::{AliveWatch, BindingsWatch, BrokerRecord, BrokersWatch, Registry};
 use host::Host;
 
 /// A client of the registries that brokers keep.
@@ -32,6 +33,7 @@ pub struct HttpRegistry {
 struct Shared {
     hosts: Vec<Host>,
     brokers: TopicTable<String>,
+    alive: Alive,
     bindings: TopicTable<Binding>,
     outbox: Outbox,
 }
@@ -78,6 +80,7 @@ impl HttpRegistry {
         let shared = Arc::new(Shared {
             hosts: hosts.iter().map(|address| Host::new(address)).collect(),
             brokers: TopicTable::new(),
+            alive: Alive::new(),
             bindings: TopicTable::new(),
             outbox: Outbox::new(),
         });
@@ -118,6 +121,11 @@ impl Registry for HttpRegistry {
         self.shared.brokers.watch(topic, || None)
     }
 
+    /// Stays `None`: each broker knows itself only.
+    fn watch_alive(&self) -> AliveWatch {
+        self.shared.alive.watch()
+    }
+
     async fn publish_bindings(&self, group: &str, bindings: &[Binding]) -> Result<(), RegistryError> {
         let topics = by_topic(&self.describe(), group, bindings)?;
         let item = self.shared.outbox.put_bindings(group, topics)?;
@@ -135,6 +143,7 @@ impl Registry for HttpRegistry {
     async fn close(&self) {
         self.followers.lock().unwrap_or_else(PoisonError::into_inner).abort_all();
         self.shared.brokers.close();
+        self.shared.alive.close();
         self.shared.bindings.close();
     }
 }

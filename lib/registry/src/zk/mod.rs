@@ -1,5 +1,6 @@
 //! `zk://host:port[,host:port]`: ZooKeeper, with the tree that existing brokers and clients share.
 
+mod alive;
 mod bindings;
 mod brokers;
 mod session;
@@ -16,13 +17,14 @@ use tokio::task::AbortHandle;
 use tokio::time::timeout;
 use zookeeper_client::{Client, Error};
 
+use crate::alive::Alive;
 use crate::binding::{Binding, check_name};
 use crate::connect::with_port;
 use crate::error::RegistryError;
 use crate::outbox::{Item, Key, Outbox};
 use crate::publication::{by_topic, check_topics, local_host};
 use crate::topics::TopicTable;
-use crate::{ANY_TOPIC, BindingsWatch, BrokerRecord, BrokersWatch, Registry};
+use crate::{ANY_TOPIC, AliveWatch, BindingsWatch, BrokerRecord, BrokersWatch, Registry};
 use bindings::{NODE_BYTES_MAX, Nodes};
 
 /// Longest wait of a caller for a session.
@@ -47,6 +49,7 @@ struct Shared {
     link: watch::Sender<Link>,
     bindings: TopicTable<Binding>,
     brokers: TopicTable<String>,
+    alive: Alive,
     /// Binding nodes as last read, by topic: a node that becomes malformed keeps its bindings, in later sessions too.
     nodes: Mutex<HashMap<String, Nodes>>,
     /// What is to be registered.
@@ -83,6 +86,7 @@ impl ZkRegistry {
             link: watch::Sender::new(Link::Unknown),
             bindings: TopicTable::new(),
             brokers: TopicTable::new(),
+            alive: Alive::new(),
             nodes: Mutex::default(),
             broker: watch::Sender::new(None),
             registered: tokio::sync::Mutex::default(),
@@ -307,6 +311,10 @@ impl Registry for ZkRegistry {
         self.shared.brokers.watch(topic, || None)
     }
 
+    fn watch_alive(&self) -> AliveWatch {
+        self.shared.alive.watch()
+    }
+
     async fn publish_bindings(&self, group: &str, bindings: &[Binding]) -> Result<(), RegistryError> {
         let topics = by_topic(&self.describe(), group, bindings)?;
         for (topic, bindings) in &topics {
@@ -336,5 +344,6 @@ impl Registry for ZkRegistry {
         self.shared.link.send_replace(Link::Down("closed".to_owned()));
         self.shared.bindings.close();
         self.shared.brokers.close();
+        self.shared.alive.close();
     }
 }

@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use zookeeper_client::{Client, Error};
 
-use super::{Link, Shared, bindings, brokers};
+use super::{Link, Shared, alive, bindings, brokers};
 use crate::error::RegistryError;
 use crate::retry::Backoff;
 
@@ -75,6 +75,8 @@ async fn serve(client: &Client, shared: &Arc<Shared>) {
     upkeep.spawn(keep_registered(client.clone(), Arc::clone(shared)));
     upkeep.spawn(keep_published(client.clone(), Arc::clone(shared)));
     let mut readers = JoinSet::new();
+    // Not a task: it must have ended when the session has.
+    let mut living = std::pin::pin!(alive::follow(client, shared));
     let mut followed = HashSet::new();
     loop {
         additions.0.mark_unchanged();
@@ -91,6 +93,7 @@ async fn serve(client: &Client, shared: &Arc<Shared>) {
         }
         tokio::select! {
             _ = state.changed() => {}
+            never = &mut living => match never {},
             Ok(()) = additions.0.changed() => {}
             Ok(()) = additions.1.changed() => {}
             Some(ended) = readers.join_next() => match ended {

@@ -18,6 +18,9 @@ use super::http_server::HttpServer;
 /// One way to keep a registry, with one broker and one client of it.
 #[async_trait(?Send)]
 pub trait Backend: Sized {
+    /// Whether it can tell which brokers live.
+    const KNOWS_THE_LIVING: bool;
+
     async fn open() -> Self;
     /// As the broker sees it.
     fn broker(&self) -> Arc<dyn Registry>;
@@ -58,6 +61,8 @@ pub struct Embedded {
 
 #[async_trait(?Send)]
 impl Backend for Embedded {
+    const KNOWS_THE_LIVING: bool = false;
+
     async fn open() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let registry = EmbeddedRegistry::open(directory.path()).unwrap();
@@ -127,6 +132,8 @@ impl File {
 
 #[async_trait(?Send)]
 impl Backend for File {
+    const KNOWS_THE_LIVING: bool = false;
+
     async fn open() -> Self {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(Self::path(&directory), "brokers: []\n").unwrap();
@@ -180,6 +187,8 @@ pub const SESSION_TIMEOUT: Duration = Duration::from_secs(1);
 
 #[async_trait(?Send)]
 impl Backend for Zk {
+    const KNOWS_THE_LIVING: bool = true;
+
     async fn open() -> Self {
         let server = ZooKeeper::start().await;
         let start = || ZkRegistry::start(&[server.host()], SESSION_TIMEOUT);
