@@ -15,7 +15,6 @@ mod http;
 mod http_api;
 mod outbox;
 mod publication;
-mod retry;
 mod topics;
 mod zk;
 

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hyper::Method;
+use kiteq_zookeeper::Backoff;
 use tokio::time::{Instant, sleep};
 
 use super::Shared;
@@ -15,7 +16,6 @@ use crate::connect::with_port;
 use crate::error::RegistryError;
 use crate::http_api::{BINDINGS_PATH, PRODUCERS_PATH, PublishReply, WATCH_PATH, WatchReply, WatchRequest};
 use crate::outbox::{Item, Key, Outbox};
-use crate::retry::Backoff;
 
 /// How long a host is asked to hold back an answer that says nothing new.
 const WATCH_WAIT: Duration = Duration::from_secs(20);

@@ -2,14 +2,12 @@
 
 use std::convert::Infallible;
 
+use kiteq_zookeeper::{Backoff, Client, Error, Listing, SessionState, ask, list, resync};
 use tokio::time::sleep;
-use zookeeper_client::{Client, Error, SessionState};
 
 use super::Shared;
-use super::session::resync;
-use super::tree::{ALIVE_SERVERS, Listing, ask, list};
+use super::tree::ALIVE_SERVERS;
 use crate::alive::Teller;
-use crate::retry::Backoff;
 
 /// Tells who lives, in this session, once somebody has asked.
 pub(super) async fn follow(client: &Client, shared: &Shared) -> Infallible {

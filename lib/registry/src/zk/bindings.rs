@@ -6,11 +6,10 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, FuturesUnordered};
 use futures_util::{FutureExt, StreamExt, TryStreamExt};
-use zookeeper_client::{Client, Error, OneshotWatcher, Stat};
+use kiteq_zookeeper::{Client, Error, Listing, NODE_BYTES_MAX, OneshotWatcher, Stat, ask, list, resync};
 
 use super::Shared;
-use super::session::resync;
-use super::tree::{BIND_SUFFIX, Listing, ask, list, subscribers};
+use super::tree::{BIND_SUFFIX, subscribers};
 use crate::binding::Binding;
 use crate::publication::BINDINGS_PER_GROUP_MAX;
 
@@ -18,8 +17,6 @@ use crate::publication::BINDINGS_PER_GROUP_MAX;
 const GROUPS_MAX: usize = 10_000;
 /// Nodes that are read at a time.
 const READS_AT_ONCE: usize = 32;
-/// Largest node that is read or written: what a ZooKeeper server takes by default, less the request around it.
-pub(super) const NODE_BYTES_MAX: usize = 1_000_000;
 
 /// What is known of one binding node.
 #[derive(Debug, Clone, PartialEq, Eq)]

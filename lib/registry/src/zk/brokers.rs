@@ -1,10 +1,9 @@
 //! Follows the brokers of one topic.
 
-use zookeeper_client::{Client, Error};
+use kiteq_zookeeper::{Client, Error, Listing, list, resync};
 
 use super::Shared;
-use super::session::resync;
-use super::tree::{Listing, list, server};
+use super::tree::server;
 use crate::connect::with_port;
 
 /// Brokers of one topic that are read; further ones are logged and ignored.

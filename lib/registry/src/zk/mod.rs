@@ -12,10 +12,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::{StreamExt, TryStreamExt, stream};
+use kiteq_zookeeper::{Client, Error, NODE_BYTES_MAX, Sessions, delete, make, make_ephemeral, write};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
-use zookeeper_client::{Client, Error};
 
 use crate::alive::Alive;
 use crate::binding::{Binding, check_name};
@@ -25,10 +25,8 @@ use crate::outbox::{Item, Key, Outbox};
 use crate::publication::{by_topic, check_topics, local_host};
 use crate::topics::TopicTable;
 use crate::{ANY_TOPIC, AliveWatch, BindingsWatch, BrokerRecord, BrokersWatch, Registry};
-use bindings::{NODE_BYTES_MAX, Nodes};
+use bindings::Nodes;
 
-/// Longest wait of a caller for a session.
-const SESSION_WAIT: Duration = Duration::from_secs(15);
 /// Longest time that withdrawing takes, and so closing.
 const WITHDRAW_WAIT: Duration = Duration::from_secs(3);
 /// Topics that are registered at a time.
@@ -43,10 +41,7 @@ pub struct ZkRegistry {
 
 #[derive(Debug)]
 struct Shared {
-    /// `host:port[,host:port]`.
-    cluster: String,
-    session_timeout: Duration,
-    link: watch::Sender<Link>,
+    sessions: Sessions,
     bindings: TopicTable<Binding>,
     brokers: TopicTable<String>,
     alive: Alive,
@@ -61,29 +56,16 @@ struct Shared {
     published: tokio::sync::Mutex<BTreeMap<Key, u64>>,
 }
 
-/// Whether there is a session.
-#[derive(Debug)]
-enum Link {
-    /// The first one has not been tried to its end.
-    Unknown,
-    /// There is one, though its connection may be away.
-    Up(Client),
-    /// There is none, for this reason.
-    Down(String),
-}
-
 impl ZkRegistry {
     /// How long a session outlives its connection, unless the caller wants another time.
-    pub const SESSION_TIMEOUT: Duration = Duration::from_secs(6);
+    pub const SESSION_TIMEOUT: Duration = kiteq_zookeeper::SESSION_TIMEOUT;
 
     /// Starts to follow the servers at `hosts` (`host:port`), which need not be reachable yet. A server bounds the session
     /// timeout that it grants. Needs a running tokio runtime.
     #[must_use]
     pub fn start(hosts: &[String], session_timeout: Duration) -> Arc<Self> {
         let shared = Arc::new(Shared {
-            cluster: hosts.join(","),
-            session_timeout,
-            link: watch::Sender::new(Link::Unknown),
+            sessions: Sessions::new(hosts, session_timeout),
             bindings: TopicTable::new(),
             brokers: TopicTable::new(),
             alive: Alive::new(),
@@ -106,7 +88,7 @@ impl Drop for ZkRegistry {
 
 impl Shared {
     fn place(&self) -> String {
-        format!("zk://{}", self.cluster)
+        format!("zk://{}", self.sessions.cluster())
     }
 
     fn refused(&self, reason: String) -> RegistryError {
@@ -127,18 +109,10 @@ impl Shared {
 
     /// The session, once it is known whether there is one.
     async fn client(&self) -> Result<Client, RegistryError> {
-        let mut link = self.link.subscribe();
-        let known = timeout(SESSION_WAIT, link.wait_for(|link| !matches!(link, Link::Unknown))).await;
-        let reason = match known {
-            Ok(Ok(link)) => match &*link {
-                Link::Up(client) => return Ok(client.clone()),
-                Link::Down(reason) => reason.clone(),
-                Link::Unknown => "not connected yet".to_owned(),
-            },
-            Ok(Err(_)) => "closed".to_owned(),
-            Err(_) => "no session in time".to_owned(),
-        };
-        Err(RegistryError::Unavailable { place: self.place(), reason })
+        self.sessions
+            .client()
+            .await
+            .map_err(|reason| RegistryError::Unavailable { place: self.place(), reason })
     }
 
     fn nodes(&self) -> MutexGuard<'_, HashMap<String, Nodes>> {
@@ -206,14 +180,14 @@ async fn register(client: &Client, broker: &BrokerRecord) -> Result<(), Error> {
     let topics =
         broker.topics.iter().cloned().map(|topic| register_topic(client.clone(), topic, address.to_owned()));
     stream::iter(topics).buffer_unordered(TOPICS_AT_ONCE).try_collect::<()>().await?;
-    tree::make_ephemeral(client, tree::ALIVE_SERVERS, address).await?;
-    tree::make(client, &format!("{}/{address}", tree::ALL_SERVERS)).await
+    make_ephemeral(client, tree::ALIVE_SERVERS, address).await?;
+    make(client, &format!("{}/{address}", tree::ALL_SERVERS)).await
 }
 
 async fn register_topic(client: Client, topic: String, address: String) -> Result<(), Error> {
-    tree::make(&client, &tree::publishers(&topic)).await?;
-    tree::make(&client, &tree::subscribers(&topic)).await?;
-    tree::make_ephemeral(&client, &tree::server(&topic), &address).await
+    make(&client, &tree::publishers(&topic)).await?;
+    make(&client, &tree::subscribers(&topic)).await?;
+    make_ephemeral(&client, &tree::server(&topic), &address).await
 }
 
 /// Deletes the nodes of `former`, but for those that `kept` has too.
@@ -233,7 +207,7 @@ async fn withdraw(client: &Client, former: &BrokerRecord, kept: Option<&BrokerRe
 }
 
 async fn delete_node(client: Client, path: String) -> Result<(), Error> {
-    tree::delete(&client, &path).await
+    delete(&client, &path).await
 }
 
 async fn publish(client: &Client, item: &Item) -> Result<(), Error> {
@@ -247,14 +221,14 @@ async fn publish(client: &Client, item: &Item) -> Result<(), Error> {
                 let data = serde_json::to_vec(&bindings)
                     .map_err(|error| Error::UnexpectedError(error.to_string()))?;
                 let name = format!("{}{}", request.group, tree::BIND_SUFFIX);
-                tree::write(client, &tree::subscribers(topic), &name, &data).await?;
+                write(client, &tree::subscribers(topic), &name, &data).await?;
             }
             Ok(())
         }
         Item::Producer(request) => {
             for topic in &request.topics {
                 let path = format!("{}/{}/{}", tree::publishers(topic), request.group, request.host);
-                tree::make(client, &path).await?;
+                make(client, &path).await?;
             }
             Ok(())
         }
@@ -341,7 +315,7 @@ impl Registry for ZkRegistry {
             tracing::warn!(%error, "broker not withdrawn");
         }
         self.sessions.abort();
-        self.shared.link.send_replace(Link::Down("closed".to_owned()));
+        self.shared.sessions.close();
         self.shared.bindings.close();
         self.shared.brokers.close();
         self.shared.alive.close();

@@ -1,21 +1,14 @@
-//! One session after another: whatever is wanted of ZooKeeper is done again in each.
+//! What is done in each session: everything that is wanted of ZooKeeper, again.
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
 
+use kiteq_zookeeper::{Backoff, Client, Error, resync};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep};
-use zookeeper_client::{Client, Error};
+use tokio::time::sleep;
 
-use super::{Link, Shared, alive, bindings, brokers};
+use super::{Shared, alive, bindings, brokers};
 use crate::error::RegistryError;
-use crate::retry::Backoff;
-
-/// How often everything is read and checked afresh, in case a notice has been missed.
-const RESYNC_INTERVAL: Duration = Duration::from_secs(60);
-/// A session that lasted so long was a good one: the next one is asked for without delay.
-const LASTING: Duration = Duration::from_secs(5);
 
 /// What a watched topic is read for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -24,59 +17,21 @@ enum Role {
     Brokers,
 }
 
-/// Waits until it is time to read afresh; with jitter, so that topics do not come in step.
-pub(super) async fn resync() {
-    sleep(RESYNC_INTERVAL.mul_f64(0.75 + fastrand::f64() / 2.0)).await;
-}
-
 /// Keeps a session until the task is aborted.
 pub(super) async fn run(shared: Arc<Shared>) {
-    let mut backoff = Backoff::new();
-    let mut is_lost = false;
-    loop {
-        // All hosts are tried once before it fails; the next round is ours to time.
-        let connector = Client::connector()
-            .with_session_timeout(shared.session_timeout)
-            .with_server_version(3, 4, 0)
-            .with_fail_eagerly();
-        match connector.connect(&shared.cluster).await {
-            Ok(client) => {
-                tracing::info!(registry = shared.cluster, session = %client.session_id(), "ZooKeeper session begins");
-                is_lost = false;
-                let began = Instant::now();
-                shared.link.send_replace(Link::Up(client.clone()));
-                serve(&client, &shared).await;
-                let state = client.state();
-                shared.link.send_replace(Link::Down(format!("session ended: {state}")));
-                tracing::warn!(registry = shared.cluster, %state,
-                    "ZooKeeper session has ended; what was last read stands, a new one follows");
-                if began.elapsed() >= LASTING {
-                    backoff.reset();
-                }
-            }
-            Err(error) => {
-                shared.link.send_replace(Link::Down(error.to_string()));
-                if !is_lost {
-                    tracing::warn!(registry = shared.cluster, %error,
-                        "ZooKeeper cannot be reached; what was last read stands, and it is tried again");
-                    is_lost = true;
-                }
-            }
-        }
-        sleep(backoff.delay()).await;
-    }
+    shared.sessions.run(|client| serve(client, Arc::clone(&shared))).await;
 }
 
 /// Does in this session what is wanted, until it ends.
-async fn serve(client: &Client, shared: &Arc<Shared>) {
+async fn serve(client: Client, shared: Arc<Shared>) {
     let mut state = client.state_watcher();
     let mut additions = (shared.bindings.additions(), shared.brokers.additions());
     let mut upkeep = JoinSet::new();
-    upkeep.spawn(keep_registered(client.clone(), Arc::clone(shared)));
-    upkeep.spawn(keep_published(client.clone(), Arc::clone(shared)));
+    upkeep.spawn(keep_registered(client.clone(), Arc::clone(&shared)));
+    upkeep.spawn(keep_published(client.clone(), Arc::clone(&shared)));
     let mut readers = JoinSet::new();
     // Not a task: it must have ended when the session has.
-    let mut living = std::pin::pin!(alive::follow(client, shared));
+    let mut living = std::pin::pin!(alive::follow(&client, &shared));
     let mut followed = HashSet::new();
     loop {
         additions.0.mark_unchanged();
@@ -85,7 +40,7 @@ async fn serve(client: &Client, shared: &Arc<Shared>) {
         let brokers = shared.brokers.names().into_iter().map(|topic| (Role::Brokers, topic));
         for (role, topic) in bindings.chain(brokers) {
             if followed.insert((role, topic.clone())) {
-                readers.spawn(follow(role, topic, client.clone(), Arc::clone(shared)));
+                readers.spawn(follow(role, topic, client.clone(), Arc::clone(&shared)));
             }
         }
         if client.state().is_terminated() {
