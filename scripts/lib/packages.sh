@@ -53,3 +53,8 @@ need_zookeeper() {
 need_redis() {
     command -v redis-server >/dev/null || need_packages "running against a real Redis" redis-server
 }
+
+# The compiler behind scripts/generate-thrift.
+need_thrift_compiler() {
+    command -v thrift >/dev/null || need_packages "generating Thrift code" thrift-compiler
+}

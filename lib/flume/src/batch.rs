@@ -1,0 +1,318 @@
+//! Batches: events encoded as they are pushed, ready to be sent, more than once if need be.
+//!
+//! In both protocols the encoding of a struct within a list does not depend on its neighbours. So each event is encoded once,
+//! into the batch's buffer, and what stands before the events (the message's head with its sequence number, and how many
+//! events there are) is made when the batch is sent.
+//!
+//! An event, `len` being a varint in the compact protocol and a big-endian i32 in the binary one:
+//!
+//! | part | compact | binary |
+//! |---|---|---|
+//! | field 1, a map | `1b` | `0d 00 01` |
+//! | its size and types | `00` when it is empty, else len `88` | `0b 0b` len |
+//! | each key, each value | len, bytes | len, bytes |
+//! | field 2, binary | `18` | `0b 00 02` |
+//! | the body | len, bytes | len, bytes |
+//! | end of the struct | `00` | `00` |
+
+use std::fmt;
+
+use bytes::Bytes;
+
+use crate::protocol::Protocol;
+
+/// What stands around the events in a frame, at most. Compact: protocol id, version and type 2; sequence number <= 5; name
+/// 1 + 11; field 1; list <= 6; end of the arguments 1. Binary: 4; 4 + 11; 4; 3; 5; 1.
+const fn envelope_bytes_max(protocol: Protocol) -> usize {
+    match protocol {
+        Protocol::Compact => 27,
+        Protocol::Binary => 32,
+    }
+}
+
+/// Ends the arguments of the call, whose only field the list of events is.
+const STOP: u8 = 0;
+
+/// Why an event was not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PushError {
+    /// The frame would become too large with what is in it. The event fits an empty batch.
+    #[error("the batch is full")]
+    Full,
+    /// The event alone is larger than a frame may be.
+    #[error("the event does not fit a frame")]
+    TooLarge,
+}
+
+/// A batch in the making.
+#[derive(Debug)]
+pub struct BatchBuilder {
+    protocol: Protocol,
+    frame_bytes_max: usize,
+    events: usize,
+    body_bytes: usize,
+    encoded: Vec<u8>,
+}
+
+impl BatchBuilder {
+    /// An empty batch whose frame will have no more than `frame_bytes_max` bytes after its length prefix.
+    #[must_use]
+    pub fn new(protocol: Protocol, frame_bytes_max: usize) -> Self {
+        // Thrift counts in i32.
+        let frame_bytes_max = frame_bytes_max.min(i32::MAX as usize);
+        Self { protocol, frame_bytes_max, events: 0, body_bytes: 0, encoded: Vec::new() }
+    }
+
+    /// Adds an event whose body is the parts of `body`, one after the other.
+    ///
+    /// # Errors
+    /// When the event does not fit. The batch stays as it was.
+    pub fn push(&mut self, headers: &[(&[u8], &[u8])], body: &[&[u8]]) -> Result<(), PushError> {
+        let body_bytes = body.iter().map(|part| part.len()).sum();
+        let event_bytes = match self.protocol {
+            Protocol::Compact => compact::event_bytes(headers, body_bytes),
+            Protocol::Binary => binary::event_bytes(headers, body_bytes),
+        };
+        if self.frame_bytes() + event_bytes > self.frame_bytes_max {
+            let fits_alone = envelope_bytes_max(self.protocol) + event_bytes <= self.frame_bytes_max;
+            return Err(if fits_alone { PushError::Full } else { PushError::TooLarge });
+        }
+        self.encoded.reserve(event_bytes + 1);
+        match self.protocol {
+            Protocol::Compact => compact::put_event(&mut self.encoded, headers, body, body_bytes),
+            Protocol::Binary => binary::put_event(&mut self.encoded, headers, body, body_bytes),
+        }
+        self.events += 1;
+        self.body_bytes += body_bytes;
+        Ok(())
+    }
+
+    /// How many events are in it.
+    #[must_use]
+    pub fn events(&self) -> usize {
+        self.events
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.events == 0
+    }
+
+    /// What the frame has after its length prefix, at most: the sequence number's length is not known before it is sent.
+    #[must_use]
+    pub fn frame_bytes(&self) -> usize {
+        envelope_bytes_max(self.protocol) + self.encoded.len()
+    }
+
+    /// Bytes of all bodies.
+    #[must_use]
+    pub fn body_bytes(&self) -> usize {
+        self.body_bytes
+    }
+
+    /// The batch as it can be sent.
+    #[must_use]
+    pub fn finish(mut self) -> Batch {
+        self.encoded.push(STOP);
+        Batch { protocol: self.protocol, events: self.events, encoded: self.encoded.into() }
+    }
+}
+
+/// A batch that can be sent over any connection of its protocol, as often as need be. Clones share the encoded events.
+#[derive(Clone)]
+pub struct Batch {
+    protocol: Protocol,
+    events: usize,
+    /// The events and the end of the call's arguments.
+    encoded: Bytes,
+}
+
+impl Batch {
+    /// How many events are in it.
+    #[must_use]
+    pub fn events(&self) -> usize {
+        self.events
+    }
+
+    /// What the frame has after its length prefix, at most.
+    #[must_use]
+    pub fn frame_bytes(&self) -> usize {
+        envelope_bytes_max(self.protocol) - 1 + self.encoded.len()
+    }
+
+    /// The protocol in which it is encoded.
+    #[must_use]
+    pub fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
+    /// What follows the head of the call in its frame.
+    pub(crate) fn encoded(&self) -> &Bytes {
+        &self.encoded
+    }
+}
+
+impl fmt::Debug for Batch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = f.debug_struct("Batch");
+        text.field("protocol", &self.protocol).field("events", &self.events);
+        text.field("encoded_bytes", &self.encoded.len()).finish()
+    }
+}
+
+mod compact {
+    const MAP_FIELD_1: u8 = 0x1b;
+    const BINARY_FIELD_2: u8 = 0x18;
+    const KEYS_AND_VALUES_BINARY: u8 = 0x88;
+    const STOP: u8 = super::STOP;
+
+    fn varint_bytes(value: usize) -> usize {
+        let bits = usize::BITS - (value | 1).leading_zeros();
+        (bits as usize).div_ceil(7)
+    }
+
+    fn put_varint(out: &mut Vec<u8>, mut value: usize) {
+        while value >= 0x80 {
+            out.push(value as u8 | 0x80);
+            value >>= 7;
+        }
+        out.push(value as u8);
+    }
+
+    pub(super) fn event_bytes(headers: &[(&[u8], &[u8])], body_bytes: usize) -> usize {
+        let string = |bytes: usize| varint_bytes(bytes) + bytes;
+        let entries: usize = headers.iter().map(|(key, value)| string(key.len()) + string(value.len())).sum();
+        let map = varint_bytes(headers.len()) + usize::from(!headers.is_empty()) + entries;
+        1 + map + 1 + string(body_bytes) + 1
+    }
+
+    pub(super) fn put_event(
+        out: &mut Vec<u8>,
+        headers: &[(&[u8], &[u8])],
+        body: &[&[u8]],
+        body_bytes: usize,
+    ) {
+        out.push(MAP_FIELD_1);
+        put_varint(out, headers.len());
+        if !headers.is_empty() {
+            out.push(KEYS_AND_VALUES_BINARY);
+        }
+        for (key, value) in headers {
+            for part in [key, value] {
+                put_varint(out, part.len());
+                out.extend_from_slice(part);
+            }
+        }
+        out.push(BINARY_FIELD_2);
+        put_varint(out, body_bytes);
+        body.iter().for_each(|part| out.extend_from_slice(part));
+        out.push(STOP);
+    }
+}
+
+mod binary {
+    const MAP_FIELD_1: [u8; 3] = [0x0d, 0, 1];
+    const BINARY_FIELD_2: [u8; 3] = [0x0b, 0, 2];
+    const KEYS_AND_VALUES_BINARY: [u8; 2] = [0x0b, 0x0b];
+    const STOP: u8 = super::STOP;
+    const LEN: usize = 4;
+
+    /// No length gets here that does not fit a frame, whose maximum is an i32.
+    fn put_len(out: &mut Vec<u8>, len: usize) {
+        out.extend_from_slice(&(len as u32).to_be_bytes());
+    }
+
+    pub(super) fn event_bytes(headers: &[(&[u8], &[u8])], body_bytes: usize) -> usize {
+        let entries: usize = headers.iter().map(|(key, value)| LEN + key.len() + LEN + value.len()).sum();
+        3 + 2 + LEN + entries + 3 + LEN + body_bytes + 1
+    }
+
+    pub(super) fn put_event(
+        out: &mut Vec<u8>,
+        headers: &[(&[u8], &[u8])],
+        body: &[&[u8]],
+        body_bytes: usize,
+    ) {
+        out.extend_from_slice(&MAP_FIELD_1);
+        out.extend_from_slice(&KEYS_AND_VALUES_BINARY);
+        put_len(out, headers.len());
+        for (key, value) in headers {
+            for part in [key, value] {
+                put_len(out, part.len());
+                out.extend_from_slice(part);
+            }
+        }
+        out.extend_from_slice(&BINARY_FIELD_2);
+        put_len(out, body_bytes);
+        body.iter().for_each(|part| out.extend_from_slice(part));
+        out.push(STOP);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEADERS: &[(&[u8], &[u8])] = &[(b"a", b"bc"), (b"d", b"")];
+    const BOTH: [Protocol; 2] = [Protocol::Compact, Protocol::Binary];
+
+    fn encoded(protocol: Protocol, headers: &[(&[u8], &[u8])], body: &[&[u8]]) -> Vec<u8> {
+        let mut builder = BatchBuilder::new(protocol, 1000);
+        builder.push(headers, body).unwrap();
+        builder.finish().encoded().to_vec()
+    }
+
+    #[test]
+    fn a_compact_event_has_these_bytes() {
+        assert_eq!(
+            encoded(Protocol::Compact, HEADERS, &[b"x", b"", b"yz"]),
+            b"\x1b\x02\x88\x01a\x02bc\x01d\x00\x18\x03xyz\x00\x00"
+        );
+        assert_eq!(encoded(Protocol::Compact, &[], &[]), b"\x1b\x00\x18\x00\x00\x00");
+        let long = [b'.'; 300];
+        let encoded = encoded(Protocol::Compact, &[], &[&long]);
+        assert_eq!(encoded[..5], *b"\x1b\x00\x18\xac\x02");
+        assert_eq!(encoded.len(), 5 + 300 + 2);
+    }
+
+    #[test]
+    fn a_binary_event_has_these_bytes() {
+        assert_eq!(
+            encoded(Protocol::Binary, HEADERS, &[b"x", b"", b"yz"]),
+            b"\x0d\0\x01\x0b\x0b\0\0\0\x02\0\0\0\x01a\0\0\0\x02bc\0\0\0\x01d\0\0\0\0\x0b\0\x02\0\0\0\x03xyz\0\0"
+        );
+    }
+
+    #[test]
+    fn a_frame_never_exceeds_its_maximum_and_a_failed_push_changes_nothing() {
+        for protocol in BOTH {
+            let mut builder = BatchBuilder::new(protocol, 400);
+            assert_eq!(builder.push(HEADERS, &[&[0; 400]]), Err(PushError::TooLarge));
+            assert!(builder.is_empty());
+            builder.push(HEADERS, &[&[0; 200]]).unwrap();
+            let before = (builder.events(), builder.frame_bytes(), builder.body_bytes());
+            assert_eq!(builder.push(HEADERS, &[&[0; 200]]), Err(PushError::Full));
+            assert_eq!(builder.push(HEADERS, &[&[0; 400]]), Err(PushError::TooLarge));
+            assert_eq!((builder.events(), builder.frame_bytes(), builder.body_bytes()), before);
+            // Up to the last byte.
+            let left = 400 - builder.frame_bytes();
+            let overhead = encoded(protocol, &[], &[]).len() - 1;
+            // A compact length of 128 or more has a second byte.
+            let body = left - overhead - usize::from(protocol == Protocol::Compact && left - overhead > 128);
+            assert_eq!(builder.push(&[], &[&vec![0; body + 1]]), Err(PushError::Full));
+            builder.push(&[], &[&vec![0; body]]).unwrap();
+            assert_eq!(builder.frame_bytes(), 400);
+            assert_eq!((builder.events(), builder.body_bytes()), (2, 200 + body));
+            let batch = builder.finish();
+            assert_eq!((batch.events(), batch.frame_bytes()), (2, 400));
+        }
+    }
+
+    #[test]
+    fn a_maximum_below_the_envelope_takes_nothing() {
+        for protocol in BOTH {
+            assert_eq!(BatchBuilder::new(protocol, 10).push(&[], &[]), Err(PushError::TooLarge));
+        }
+    }
+}

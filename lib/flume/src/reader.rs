@@ -1,0 +1,361 @@
+//! Reads Thrift values out of a frame without copying, in either protocol.
+//!
+//! Nothing is taken on trust: a length is checked against what is left of the frame, every element of a collection takes at
+//! least a byte, and nested values are followed to a depth of [`DEPTH_MAX`] only. So the work is bounded by the frame.
+
+use crate::decode::DecodeError;
+
+/// Deeper values than this are refused. Calls of the protocol need a depth of three.
+const DEPTH_MAX: usize = 32;
+
+/// The type of a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Bool,
+    I8,
+    I16,
+    I32,
+    I64,
+    Double,
+    /// Strings are binary on the wire.
+    Binary,
+    Struct,
+    Map,
+    Set,
+    List,
+    Uuid,
+}
+
+/// A field's header.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Field {
+    pub(crate) id: i16,
+    pub(crate) kind: Kind,
+    /// Compact fields of type bool have their value in the header.
+    value_in_header: bool,
+}
+
+/// A message's head.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Head<'a> {
+    pub(crate) message_type: u8,
+    pub(crate) name: &'a [u8],
+    pub(crate) sequence: i32,
+}
+
+/// A frame's bytes and how far they have been read.
+#[derive(Debug)]
+pub(crate) struct Reader<'a> {
+    bytes: &'a [u8],
+    offset: usize,
+}
+
+impl<'a> Reader<'a> {
+    pub(crate) fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes, offset: 0 }
+    }
+
+    /// How far the frame has been read.
+    pub(crate) fn offset(&self) -> usize {
+        self.offset
+    }
+
+    pub(crate) fn left(&self) -> usize {
+        self.bytes.len() - self.offset
+    }
+
+    pub(crate) fn error(&self, what: &'static str) -> DecodeError {
+        DecodeError { offset: self.offset, what }
+    }
+
+    #[inline]
+    fn byte(&mut self) -> Result<u8, DecodeError> {
+        let byte = *self.bytes.get(self.offset).ok_or_else(|| self.error("the frame ends within a value"))?;
+        self.offset += 1;
+        Ok(byte)
+    }
+
+    #[inline]
+    pub(crate) fn take(&mut self, len: usize) -> Result<&'a [u8], DecodeError> {
+        if len > self.left() {
+            return Err(self.error("a value is longer than the rest of the frame"));
+        }
+        let taken = &self.bytes[self.offset..self.offset + len];
+        self.offset += len;
+        Ok(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
+        let taken = self.take(N)?;
+        taken.try_into().map_err(|_| self.error("the frame ends within a value"))
+    }
+
+    #[inline]
+    fn varint32(&mut self) -> Result<u32, DecodeError> {
+        let mut value = 0;
+        for shift in [0, 7, 14, 21, 28] {
+            let byte = self.byte()?;
+            value |= u32::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                return Ok(value);
+            }
+        }
+        Err(self.error("a varint is longer than five bytes"))
+    }
+
+    fn skip_varint(&mut self) -> Result<(), DecodeError> {
+        for _ in 0..10 {
+            if self.byte()? & 0x80 == 0 {
+                return Ok(());
+            }
+        }
+        Err(self.error("a varint is longer than ten bytes"))
+    }
+
+    /// Checks a number of elements: each takes at least one byte.
+    fn count(&self, count: u32) -> Result<usize, DecodeError> {
+        let count = count as usize;
+        if count > self.left() {
+            return Err(self.error("a collection has more elements than the frame has bytes left"));
+        }
+        Ok(count)
+    }
+}
+
+/// How one of the protocols writes values.
+pub(crate) trait Wire {
+    fn head<'a>(reader: &mut Reader<'a>) -> Result<Head<'a>, DecodeError>;
+
+    /// The next field of a struct whose previous one was `last_id`, 0 at first; `None` at its end.
+    fn field(reader: &mut Reader<'_>, last_id: i16) -> Result<Option<Field>, DecodeError>;
+
+    /// Of a binary, or of a name.
+    fn length(reader: &mut Reader<'_>) -> Result<usize, DecodeError>;
+
+    /// Types of keys and values, `None` where an empty map does not say, and how many there are.
+    fn map(reader: &mut Reader<'_>) -> Result<(Option<(Kind, Kind)>, usize), DecodeError>;
+
+    /// Of a list or a set: the type of its elements and how many there are.
+    fn list(reader: &mut Reader<'_>) -> Result<(Kind, usize), DecodeError>;
+
+    /// A value that is neither a binary nor made of others.
+    fn skip_scalar(reader: &mut Reader<'_>, kind: Kind) -> Result<(), DecodeError>;
+
+    #[inline]
+    fn binary<'a>(reader: &mut Reader<'a>) -> Result<&'a [u8], DecodeError> {
+        let length = Self::length(reader)?;
+        reader.take(length)
+    }
+
+    /// Passes over a field's value.
+    fn skip_field(reader: &mut Reader<'_>, field: Field) -> Result<(), DecodeError> {
+        if field.value_in_header { Ok(()) } else { Self::skip(reader, field.kind, DEPTH_MAX) }
+    }
+
+    fn skip(reader: &mut Reader<'_>, kind: Kind, depth: usize) -> Result<(), DecodeError> {
+        let Some(depth) = depth.checked_sub(1) else {
+            return Err(reader.error("values are nested too deeply"));
+        };
+        match kind {
+            Kind::Binary => Self::binary(reader).map(drop),
+            Kind::Struct => {
+                let mut last_id = 0;
+                while let Some(field) = Self::field(reader, last_id)? {
+                    last_id = field.id;
+                    if !field.value_in_header {
+                        Self::skip(reader, field.kind, depth)?;
+                    }
+                }
+                Ok(())
+            }
+            Kind::Map => {
+                let (kinds, count) = Self::map(reader)?;
+                let Some((key, value)) = kinds else { return Ok(()) };
+                for _ in 0..count {
+                    Self::skip(reader, key, depth)?;
+                    Self::skip(reader, value, depth)?;
+                }
+                Ok(())
+            }
+            Kind::List | Kind::Set => {
+                let (element, count) = Self::list(reader)?;
+                (0..count).try_for_each(|_| Self::skip(reader, element, depth))
+            }
+            Kind::Bool | Kind::I8 | Kind::I16 | Kind::I32 | Kind::I64 | Kind::Double | Kind::Uuid => {
+                Self::skip_scalar(reader, kind)
+            }
+        }
+    }
+}
+
+/// The compact protocol.
+pub(crate) struct Compact;
+
+impl Compact {
+    fn kind(reader: &Reader<'_>, code: u8) -> Result<Kind, DecodeError> {
+        Ok(match code {
+            1 | 2 => Kind::Bool,
+            3 => Kind::I8,
+            4 => Kind::I16,
+            5 => Kind::I32,
+            6 => Kind::I64,
+            7 => Kind::Double,
+            8 => Kind::Binary,
+            9 => Kind::List,
+            10 => Kind::Set,
+            11 => Kind::Map,
+            12 => Kind::Struct,
+            13 => Kind::Uuid,
+            _ => return Err(reader.error("there is no such type")),
+        })
+    }
+}
+
+impl Wire for Compact {
+    fn head<'a>(reader: &mut Reader<'a>) -> Result<Head<'a>, DecodeError> {
+        const PROTOCOL_ID: u8 = 0x82;
+        const VERSION: u8 = 1;
+        if reader.byte()? != PROTOCOL_ID {
+            return Err(reader.error("this is no message of the compact protocol"));
+        }
+        let version_and_type = reader.byte()?;
+        if version_and_type & 0x1f != VERSION {
+            return Err(reader.error("this version of the compact protocol is not known"));
+        }
+        let sequence = reader.varint32()? as i32;
+        let name = Self::binary(reader)?;
+        Ok(Head { message_type: version_and_type >> 5, name, sequence })
+    }
+
+    #[inline]
+    fn field(reader: &mut Reader<'_>, last_id: i16) -> Result<Option<Field>, DecodeError> {
+        let header = reader.byte()?;
+        if header & 0x0f == 0 {
+            return Ok(None);
+        }
+        let kind = Self::kind(reader, header & 0x0f)?;
+        let id = match header >> 4 {
+            0 => {
+                let zigzag = reader.varint32()?;
+                ((zigzag >> 1) as i32 ^ -((zigzag & 1) as i32)) as i16
+            }
+            delta => last_id.wrapping_add(i16::from(delta)),
+        };
+        Ok(Some(Field { id, kind, value_in_header: kind == Kind::Bool }))
+    }
+
+    #[inline]
+    fn length(reader: &mut Reader<'_>) -> Result<usize, DecodeError> {
+        reader.varint32().map(|length| length as usize)
+    }
+
+    #[inline]
+    fn map(reader: &mut Reader<'_>) -> Result<(Option<(Kind, Kind)>, usize), DecodeError> {
+        let count = reader.varint32()?;
+        if count == 0 {
+            return Ok((None, 0));
+        }
+        let kinds = reader.byte()?;
+        let kinds = (Self::kind(reader, kinds >> 4)?, Self::kind(reader, kinds & 0x0f)?);
+        Ok((Some(kinds), reader.count(count)?))
+    }
+
+    fn list(reader: &mut Reader<'_>) -> Result<(Kind, usize), DecodeError> {
+        let header = reader.byte()?;
+        let kind = Self::kind(reader, header & 0x0f)?;
+        let count = match header >> 4 {
+            15 => reader.varint32()?,
+            count => u32::from(count),
+        };
+        Ok((kind, reader.count(count)?))
+    }
+
+    fn skip_scalar(reader: &mut Reader<'_>, kind: Kind) -> Result<(), DecodeError> {
+        match kind {
+            Kind::I16 | Kind::I32 | Kind::I64 => reader.skip_varint(),
+            Kind::Double => reader.take(8).map(drop),
+            Kind::Uuid => reader.take(16).map(drop),
+            _ => reader.byte().map(drop),
+        }
+    }
+}
+
+/// The binary protocol, in its strict form: a message begins with its version.
+pub(crate) struct Binary;
+
+impl Binary {
+    fn kind(reader: &Reader<'_>, code: u8) -> Result<Kind, DecodeError> {
+        Ok(match code {
+            2 => Kind::Bool,
+            3 => Kind::I8,
+            4 => Kind::Double,
+            6 => Kind::I16,
+            8 => Kind::I32,
+            10 => Kind::I64,
+            11 => Kind::Binary,
+            12 => Kind::Struct,
+            13 => Kind::Map,
+            14 => Kind::Set,
+            15 => Kind::List,
+            16 => Kind::Uuid,
+            _ => return Err(reader.error("there is no such type")),
+        })
+    }
+}
+
+impl Wire for Binary {
+    fn head<'a>(reader: &mut Reader<'a>) -> Result<Head<'a>, DecodeError> {
+        let [0x80, 0x01, _, message_type] = reader.array()? else {
+            return Err(reader.error("this is no message of the binary protocol"));
+        };
+        let name = Self::binary(reader)?;
+        let sequence = i32::from_be_bytes(reader.array()?);
+        Ok(Head { message_type, name, sequence })
+    }
+
+    #[inline]
+    fn field(reader: &mut Reader<'_>, _: i16) -> Result<Option<Field>, DecodeError> {
+        let code = reader.byte()?;
+        if code == 0 {
+            return Ok(None);
+        }
+        let kind = Self::kind(reader, code)?;
+        let id = i16::from_be_bytes(reader.array()?);
+        Ok(Some(Field { id, kind, value_in_header: false }))
+    }
+
+    #[inline]
+    fn length(reader: &mut Reader<'_>) -> Result<usize, DecodeError> {
+        // A negative length is larger than any frame.
+        reader.array().map(|length| u32::from_be_bytes(length) as usize)
+    }
+
+    #[inline]
+    fn map(reader: &mut Reader<'_>) -> Result<(Option<(Kind, Kind)>, usize), DecodeError> {
+        let [key, value] = reader.array()?;
+        let count = u32::from_be_bytes(reader.array()?);
+        if count == 0 {
+            // Some writers leave the types of an empty map open.
+            return Ok((None, 0));
+        }
+        let kinds = (Self::kind(reader, key)?, Self::kind(reader, value)?);
+        Ok((Some(kinds), reader.count(count)?))
+    }
+
+    fn list(reader: &mut Reader<'_>) -> Result<(Kind, usize), DecodeError> {
+        let code = reader.byte()?;
+        let count = u32::from_be_bytes(reader.array()?);
+        Ok((Self::kind(reader, code)?, reader.count(count)?))
+    }
+
+    fn skip_scalar(reader: &mut Reader<'_>, kind: Kind) -> Result<(), DecodeError> {
+        let bytes = match kind {
+            Kind::I16 => 2,
+            Kind::I32 => 4,
+            Kind::I64 | Kind::Double => 8,
+            Kind::Uuid => 16,
+            _ => 1,
+        };
+        reader.take(bytes).map(drop)
+    }
+}
