@@ -67,6 +67,12 @@ struct CompiledBinding {
     persistent: bool,
 }
 
+impl CompiledBinding {
+    fn is_pattern(&self) -> bool {
+        matches!(self.matcher, Matcher::Regx(_))
+    }
+}
+
 #[derive(Debug)]
 enum Matcher {
     Direct(Bytes),
@@ -194,7 +200,7 @@ impl Routes {
     }
 
     /// Takes over the bindings of a topic as the registry has them now; returns the messages that waited for them. A
-    /// binding that cannot be used is logged and left out.
+    /// pattern that does not compile is logged, and the group keeps the patterns that it had until it is mended.
     pub(crate) fn set_bindings(
         &mut self,
         topic: TopicId,
@@ -206,19 +212,21 @@ impl Routes {
         let now = Instant::now();
         let mut watermarks: HashMap<LaneId, Option<u32>> = HashMap::new();
         let mut compiled = Vec::with_capacity(bindings.len());
+        let mut broken: HashSet<LaneId> = HashSet::new();
         for binding in bindings {
+            let group: GroupId = groups.intern(binding.group_id.as_bytes());
+            let lane = lanes.intern(topic, group, groups);
             let matcher = match Matcher::compile(binding) {
                 Ok(matcher) => matcher,
                 Err(error) => {
                     tracing::warn!(
                         group = binding.group_id, topic = binding.topic, pattern = binding.message_type, %error,
-                        "binding ignored: its pattern does not compile; the group's other bindings stand"
+                        "binding ignored: its pattern does not compile; the group keeps the patterns that it had, and its other bindings stand"
                     );
+                    broken.insert(lane);
                     continue;
                 }
             };
-            let group: GroupId = groups.intern(binding.group_id.as_bytes());
-            let lane = lanes.intern(topic, group, groups);
             let watermark =
                 u32::try_from(binding.watermark).ok().filter(|&limit| limit > 0).or(default_watermark);
             let most_generous = |known: Option<u32>| known.zip(watermark).map(|(known, new)| known.max(new));
@@ -229,6 +237,9 @@ impl Routes {
             lanes.get_mut(lane).set_watermark(watermark, now);
         }
         let entry = &mut self.topics[topic.0 as usize];
+        let before = entry.bindings.take().unwrap_or_default();
+        let kept = before.into_iter().filter(|old| broken.contains(&old.lane) && old.is_pattern());
+        compiled.extend(kept);
         entry.bindings = Some(compiled);
         for route in entry.routes.values() {
             if let Some(route) = self.routes.get_mut(route.0 as usize).and_then(Option::as_mut) {
@@ -337,6 +348,27 @@ mod tests {
             Binding::fanout("fanout", "trade", 0, true),
         ]);
         assert_eq!(fixture.matching("pay-("), ["fanout"]);
+    }
+
+    #[test]
+    fn a_group_whose_new_pattern_is_broken_keeps_its_old_one_until_that_is_mended() {
+        let mut fixture = Fixture::new();
+        let regx = |pattern| Binding::regx("g", "trade", pattern, 0, true);
+        fixture.bind(&[regx("^pay"), Binding::direct("g", "trade", "refund", 0, true)]);
+        assert_eq!(fixture.matching("pay-succ"), ["g"]);
+        assert_eq!(fixture.matching("refund"), ["g"]);
+        for _ in 0..2 {
+            fixture.bind(&[regx("pay-("), Binding::fanout("other", "trade", 0, true)]);
+            assert_eq!(fixture.matching("pay-succ"), ["g", "other"]);
+            assert_eq!(
+                fixture.matching("refund"),
+                ["other"],
+                "what is not in the registry any more is unbound"
+            );
+        }
+        fixture.bind(&[regx("^order")]);
+        assert!(fixture.matching("pay-succ").is_empty());
+        assert_eq!(fixture.matching("order-1"), ["g"]);
     }
 
     #[test]
