@@ -9,6 +9,7 @@ use kiteq_protocol::MessageId;
 use kiteq_registry::{ANY_TOPIC, BrokerRecord, BrokersWatch, Registry, RegistryError};
 use kiteq_store::{DeadLetter, SharedStore, StoreError, StoreStats};
 use kiteq_telemetry::{Importance, Shutdown};
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -426,12 +427,27 @@ impl Acceptor {
     ) {
         let shared = self.shared.clone();
         let stop = self.stop_sessions.clone();
-        let connections = shared.metrics.connections.clone();
-        connections.inc();
+        let counted = Counted::new(shared.metrics.connections.clone());
         self.sessions.spawn("session", Importance::Expendable, async move {
             session::serve(shared, id, stream, peer, stop).await;
-            connections.dec();
+            drop(counted);
             drop(place);
         });
+    }
+}
+
+/// Counts one connection for as long as it lives, also when its session panics.
+struct Counted(Gauge);
+
+impl Counted {
+    fn new(connections: Gauge) -> Self {
+        connections.inc();
+        Self(connections)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }

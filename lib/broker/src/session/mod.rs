@@ -1,6 +1,7 @@
 //! One connection: frames in, events and publishes out.
 
 pub(crate) mod outbound;
+mod presence;
 pub(crate) mod publish;
 mod writer;
 
@@ -22,6 +23,7 @@ use crate::dispatch::Event;
 use crate::dispatch::connections::{ConnectionId, NewConnection};
 use crate::shared::{NAME_BYTES_MAX, Shared};
 use outbound::Outbound;
+use presence::Presence;
 use publish::{PublishBatch, take_budget};
 
 /// A read buffer starts with this and shrinks back to it.
@@ -87,6 +89,7 @@ pub(crate) async fn serve(
         decoder: FrameDecoder::detecting(HANDSHAKE_BYTES_MAX),
         outbound: outbound.clone(),
         group: None,
+        presence: None,
         batch: PublishBatch::new(),
         acks: Vec::new(),
         verdicts: Vec::new(),
@@ -109,9 +112,7 @@ pub(crate) async fn serve(
             Err(error)
         }
     };
-    if session.group.is_some() {
-        shared.inbox.push(Event::Disconnected(id));
-    }
+    drop(session.presence.take());
     match ended {
         Ok(()) => tracing::debug!(%peer, group = session.group, "connection closed"),
         Err(error) if error.is_protocol_error() => {
@@ -140,6 +141,8 @@ struct Session {
     outbound: Arc<Outbound>,
     /// The peer's group, once it is let in.
     group: Option<String>,
+    /// There while the dispatcher knows the connection.
+    presence: Option<Presence>,
     batch: PublishBatch,
     acks: Vec<(u32, bool)>,
     verdicts: Vec<(MessageId, Verdict)>,
@@ -208,6 +211,7 @@ impl Session {
             warm_up,
             outbound: self.outbound.clone(),
         }));
+        self.presence = Some(Presence::new(self.shared.inbox.clone(), self.id, self.outbound.clone()));
         self.group = Some(meta.group_id);
         Ok(true)
     }
