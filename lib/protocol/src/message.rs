@@ -69,6 +69,18 @@ impl Payload {
         }
     }
 
+    /// The id's text in the header, as the publisher wrote it and as consumers send it back; empty when there is none.
+    #[must_use]
+    pub fn message_id(&self) -> &[u8] {
+        let mut message_id: &[u8] = &[];
+        for field in Fields::of(self.header()).flatten() {
+            if let (1, Value::Bytes(bytes)) = (field.number, field.value) {
+                message_id = bytes;
+            }
+        }
+        message_id
+    }
+
     /// A copy in memory of its own, for keeping: what was received is a part of a read buffer, and holds all of it.
     #[must_use]
     pub fn compacted(&self) -> Self {

@@ -55,19 +55,35 @@ pub fn put_deliver_ack(buf: &mut BytesMut, dialect: Dialect, opaque: u32, ack: &
     put_bytes_field(buf, 6, ack.feedback.as_bytes());
 }
 
-/// The `status` of a DELIVER_ACK body; the only field that a broker needs, since the opaque says which delivery it is.
-///
-/// # Errors
-/// When the body is not well-formed protobuf or has no status.
-pub fn deliver_ack_status(body: &[u8]) -> Result<bool, crate::MessageError> {
-    let mut status = None;
-    for field in crate::scan::Fields::of(body) {
-        let field = field?;
-        if let (5, crate::scan::Value::Varint(value)) = (field.number, field.value) {
-            status = Some(value != 0);
+/// What a broker needs of a DELIVER_ACK. The opaque says which delivery it is; the id tells whether it is an answer to that
+/// one at all, or to one of an earlier connection of the same client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeliverAckView<'a> {
+    /// The message's id as it was delivered; empty when absent.
+    pub message_id: &'a [u8],
+    /// Whether the consumer is done with it.
+    pub status: bool,
+}
+
+impl<'a> DeliverAckView<'a> {
+    /// Reads a DELIVER_ACK body.
+    ///
+    /// # Errors
+    /// When the body is not well-formed protobuf or has no status.
+    pub fn parse(body: &'a [u8]) -> Result<Self, crate::MessageError> {
+        let mut message_id: &[u8] = &[];
+        let mut status = None;
+        for field in crate::scan::Fields::of(body) {
+            let field = field?;
+            match (field.number, field.value) {
+                (1, crate::scan::Value::Bytes(bytes)) => message_id = bytes,
+                (5, crate::scan::Value::Varint(value)) => status = Some(value != 0),
+                _ => {}
+            }
         }
+        let status = status.ok_or(crate::MessageError::MissingField { field: "DeliverAck.status" })?;
+        Ok(Self { message_id, status })
     }
-    status.ok_or(crate::MessageError::MissingField { field: "DeliverAck.status" })
 }
 
 /// Encoded size of a length-delimited field whose number is below 16.

@@ -103,7 +103,8 @@ fn a_deliver_ack_is_what_prost_reads() {
     let mut decoder = FrameDecoder::speaking(Dialect::JAVA, BODY_BYTES_MAX);
     let frame = decoder.decode(&mut encoded).unwrap().unwrap();
     assert_eq!(frame.opaque, 9);
-    assert_eq!(reply::deliver_ack_status(&frame.body), Ok(false));
+    let view = reply::DeliverAckView::parse(&frame.body).unwrap();
+    assert_eq!((view.message_id, view.status), (ID.as_bytes(), false));
     let ack = pb::DeliverAck::decode(frame.body).unwrap();
     assert_eq!((ack.message_id.as_str(), ack.feedback.as_deref()), (ID, Some("handler failed")));
 }
@@ -279,7 +280,7 @@ proptest! {
         let mut decoder = FrameDecoder::detecting(BODY_BYTES_MAX);
         while let Ok(Some(frame)) = decoder.decode(&mut stream) {
             let _ = Message::decode(MessageKind::Bytes, &frame.body);
-            let _ = reply::deliver_ack_status(&frame.body);
+            let _ = reply::DeliverAckView::parse(&frame.body);
         }
         let _ = Message::decode(MessageKind::Bytes, &Bytes::from(bytes.clone()));
         let _ = kiteq_protocol::Payload::from_canonical(Bytes::from(bytes));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use kiteq_protocol::{Dialect, MessageKind, Payload};
+use kiteq_protocol::{Dialect, Framing, MessageKind, Payload};
 
 use super::groups::GroupId;
 use super::lane::LaneId;
@@ -35,6 +35,26 @@ pub(crate) struct InFlight {
     state: FlightState,
     sent_at: Instant,
     bytes: u32,
+    id_end: IdEnd,
+}
+
+/// The end of a message id's text. An answer whose end is another one is not for this delivery: a client that has connected
+/// again may still answer what it was sent before, and opaques start at 1 on every connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct IdEnd([u8; 8]);
+
+impl IdEnd {
+    pub(crate) fn of(message_id: &[u8]) -> Self {
+        Self(message_id.last_chunk().copied().unwrap_or_default())
+    }
+}
+
+/// A consumer's answer to one delivery.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ack {
+    pub(crate) opaque: u32,
+    pub(crate) id_end: IdEnd,
+    pub(crate) is_done: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,6 +158,7 @@ impl Connection {
             state: FlightState::Out,
             sent_at: now,
             bytes: bytes as u32,
+            id_end: IdEnd::of(sending.payload.message_id()),
         });
         self.in_flight += 1;
         self.in_flight_bytes += bytes;
@@ -161,10 +182,12 @@ impl Connection {
         self.next_check_opaque
     }
 
-    /// Takes the answer with this opaque.
-    pub(crate) fn answer(&mut self, opaque: u32) -> Answered {
-        let index = opaque_distance(self.first_opaque, opaque);
-        let Some(flight) = self.flights.get_mut(index) else { return Answered::Unknown };
+    /// Takes an answer.
+    pub(crate) fn answer(&mut self, ack: Ack) -> Answered {
+        let index = opaque_distance(self.first_opaque, ack.opaque);
+        let Some(flight) = self.flights.get_mut(index).filter(|flight| flight.id_end == ack.id_end) else {
+            return Answered::Unknown;
+        };
         let taken = *flight;
         flight.state = FlightState::Answered;
         let answered = match taken.state {
@@ -331,5 +354,20 @@ impl Connections {
             candidates += 1;
         }
         best.map(|(_, _, id, room)| (id, room))
+    }
+
+    /// The one of `peers` with the fewest unanswered deliveries among those that speak the header-only framing and have
+    /// room.
+    pub(crate) fn header_only_with_room(
+        &self,
+        peers: &[ConnectionId],
+        limits: WindowLimits,
+        now: Instant,
+    ) -> Option<ConnectionId> {
+        let able = peers
+            .iter()
+            .filter_map(|&id| Some((id, self.by_id.get(&id)?)))
+            .filter(|(_, peer)| peer.dialect.framing == Framing::HeaderOnly && peer.room(limits, now) > 0);
+        able.min_by_key(|(_, peer)| peer.in_flight).map(|(id, _)| id)
     }
 }

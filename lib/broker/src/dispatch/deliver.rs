@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use kiteq_protocol::message::HeaderView;
-use kiteq_protocol::{Framing, HeaderChanges, Payload};
+use kiteq_protocol::{Dialect, Framing, HeaderChanges, Payload};
 use kiteq_store::{Loaded, StoreError};
 
 use super::connections::{ConnectionId, Sending, WindowLimits};
@@ -128,10 +128,14 @@ impl Dispatcher {
     }
 
     fn choose_connection(&mut self, group: GroupId, now: Instant) -> Option<(ConnectionId, usize)> {
-        let config = &self.around.config;
-        let limits = WindowLimits { deliveries: config.delivery_window, bytes: config.outbound_bytes_max };
+        let limits = self.window_limits();
         let group = self.groups.get_mut(group);
         self.connections.least_loaded(&mut group.open, &mut group.cursor, limits, now)
+    }
+
+    fn window_limits(&self) -> WindowLimits {
+        let config = &self.around.config;
+        WindowLimits { deliveries: config.delivery_window, bytes: config.outbound_bytes_max }
     }
 
     /// Gives up to `permits` messages from the front of a lane to one connection, and counts `permits` down.
@@ -199,18 +203,24 @@ impl Dispatcher {
     fn send(
         &mut self,
         lane: LaneId,
-        connection_id: ConnectionId,
+        mut connection_id: ConnectionId,
         ready: Ready,
         payload: Payload,
         now: Instant,
     ) {
         let ticket = ready.ticket();
+        let frame_bytes_max = self.around.config.length_prefixed_frame_bytes_max;
+        let frame_bytes = Dialect::JAVA.overhead() + payload.len();
+        if frame_bytes > frame_bytes_max
+            && self.is_length_prefixed(connection_id)
+            && let Some(other) = self.header_only_peer(lane, now)
+        {
+            connection_id = other;
+        }
         let Some(entry) = self.table.find(ticket) else { return };
         let Some(connection) = self.connections.get_mut(connection_id) else { return };
         let payload =
             if entry.marks.has(Marks::COMMITTED_BY_VERDICT) { as_committed(payload) } else { payload };
-        let frame_bytes_max = self.around.config.length_prefixed_frame_bytes_max;
-        let frame_bytes = connection.dialect.overhead() + payload.len();
         if connection.dialect.framing == Framing::LengthPrefixed && frame_bytes > frame_bytes_max {
             tracing::warn!(
                 connection = connection_id.0,
@@ -228,6 +238,18 @@ impl Dispatcher {
         }
         self.lanes.get_mut(lane).in_flight += 1;
         self.around.metrics.deliveries_started.inc();
+    }
+
+    fn is_length_prefixed(&mut self, connection: ConnectionId) -> bool {
+        let connection = self.connections.get_mut(connection);
+        connection.is_some_and(|connection| connection.dialect.framing == Framing::LengthPrefixed)
+    }
+
+    /// A connection of the lane's group that takes frames of any size, and has room.
+    fn header_only_peer(&self, lane: LaneId, now: Instant) -> Option<ConnectionId> {
+        let limits = self.window_limits();
+        let peers = &self.groups.get(self.lanes.get(lane).group).connections;
+        self.connections.header_only_with_room(peers, limits, now)
     }
 
     /// Asks for bodies further back before the front has run out of them.

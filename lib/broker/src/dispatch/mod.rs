@@ -39,7 +39,7 @@ use crate::metrics::Metrics;
 use crate::session::outbound::Pace;
 use crate::shared::TransientBudget;
 use body_cache::BodyCache;
-use connections::{ConnectionId, Connections, NewConnection};
+use connections::{Ack, ConnectionId, Connections, NewConnection};
 use groups::{GroupId, Groups};
 use lane::{LaneId, Lanes, Ready};
 use recent_ids::RecentIds;
@@ -69,7 +69,7 @@ pub(crate) enum Event {
     /// A consumer answered deliveries.
     Acks {
         connection: ConnectionId,
-        acks: Vec<(u32, bool)>,
+        acks: Vec<Ack>,
     },
     /// The store carried out producers' verdicts.
     Decided(Vec<VerdictOutcome>),

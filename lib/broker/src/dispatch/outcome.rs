@@ -6,7 +6,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use kiteq_store::{DeadReason, GroupState, Kill, StoreError};
 
-use super::connections::{Answered, ConnectionId, InFlight};
+use super::connections::{Ack, Answered, ConnectionId, InFlight};
 use super::lane::{LaneId, Ready};
 use super::routes::Member;
 use super::table::{Marks, MessageRef, Phase, Ticket};
@@ -16,14 +16,14 @@ use super::{Dispatcher, GroupId, Retry};
 const LAGGING_BACKLOG: usize = 2048;
 
 impl Dispatcher {
-    pub(super) fn on_acks(&mut self, id: ConnectionId, acks: Vec<(u32, bool)>) {
+    pub(super) fn on_acks(&mut self, id: ConnectionId, acks: Vec<Ack>) {
         let Some(connection) = self.connections.get_mut(id) else { return };
         let group = connection.group;
-        for (opaque, is_done) in acks {
+        for ack in acks {
             let Some(connection) = self.connections.get_mut(id) else { return };
-            match connection.answer(opaque) {
+            match connection.answer(ack) {
                 Answered::InTime(flight) => {
-                    if is_done {
+                    if ack.is_done {
                         self.around.metrics.deliveries_acked.inc();
                         self.landed(&flight);
                         self.done(flight.ticket, flight.lane);
@@ -34,7 +34,7 @@ impl Dispatcher {
                 }
                 Answered::Late(flight) => {
                     self.around.metrics.deliveries_answered_late.inc();
-                    if is_done {
+                    if ack.is_done {
                         self.done(flight.ticket, flight.lane);
                     }
                 }

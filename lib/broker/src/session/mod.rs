@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use kiteq_protocol::frame::put_frame;
+use kiteq_protocol::reply::DeliverAckView;
 use kiteq_protocol::{
     Command, Dialect, Frame, FrameDecoder, FrameError, Framing, MessageError, MessageId, MessageKind, pb,
     reply,
@@ -20,7 +21,7 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::dispatch::Event;
-use crate::dispatch::connections::{ConnectionId, NewConnection};
+use crate::dispatch::connections::{Ack, ConnectionId, IdEnd, NewConnection};
 use crate::shared::{NAME_BYTES_MAX, Shared};
 use outbound::Outbound;
 use presence::Presence;
@@ -34,6 +35,9 @@ const READ_BYTES_MAX: usize = 256 << 10;
 const HANDSHAKE_BYTES_MAX: usize = 16 << 10;
 /// How long the last answers to a closing connection may take to be written.
 const CLOSE_WRITE_MAX: Duration = Duration::from_secs(2);
+/// How long, and for how many bytes, a connection that broke the protocol is read on while its last answer reaches the peer.
+const LINGER_MAX: Duration = Duration::from_secs(1);
+const LINGER_BYTES_MAX: usize = 8 << 20;
 /// Share of the publish budget that one verdict takes while it is on its way into the store.
 const VERDICT_BYTES: usize = 256;
 const UNAUTHORIZED: &str = "Unauthorized,Connection broken!";
@@ -113,6 +117,7 @@ pub(crate) async fn serve(
         }
     };
     drop(session.presence.take());
+    let broke_protocol = ended.as_ref().is_err_and(SessionError::is_protocol_error);
     match ended {
         Ok(()) => tracing::debug!(%peer, group = session.group, "connection closed"),
         Err(error) if error.is_protocol_error() => {
@@ -125,8 +130,35 @@ pub(crate) async fn serve(
     if !writer.is_finished() && tokio::time::timeout(CLOSE_WRITE_MAX, &mut writer).await.is_err() {
         writer.abort();
     }
+    if broke_protocol {
+        tokio::select! {
+            () = linger(outbound.stream()) => {}
+            () = stop.cancelled() => {}
+        }
+    }
     // Others may still hold the socket for a moment; the peer must not wait for them.
     let _ = socket2::SockRef::from(outbound.stream()).shutdown(std::net::Shutdown::Both);
+}
+
+/// Ends the broker's half of a connection and reads on until the peer ends its own: bytes that nobody reads would make the
+/// kernel reset the connection, and the peer might lose the answer that tells it what it did wrong.
+async fn linger(stream: &TcpStream) {
+    if socket2::SockRef::from(stream).shutdown(std::net::Shutdown::Write).is_err() {
+        return;
+    }
+    let read_on = async {
+        let mut scrap = vec![0; READ_BYTES_MIN];
+        let mut left = LINGER_BYTES_MAX;
+        while left > 0 && stream.readable().await.is_ok() {
+            match stream.try_read(&mut scrap) {
+                Ok(0) => return,
+                Ok(read) => left = left.saturating_sub(read),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(_) => return,
+            }
+        }
+    };
+    let _ = tokio::time::timeout(LINGER_MAX, read_on).await;
 }
 
 struct Session {
@@ -144,7 +176,7 @@ struct Session {
     /// There while the dispatcher knows the connection.
     presence: Option<Presence>,
     batch: PublishBatch,
-    acks: Vec<(u32, bool)>,
+    acks: Vec<Ack>,
     verdicts: Vec<(MessageId, Verdict)>,
 }
 
@@ -311,9 +343,10 @@ impl Session {
             Command::BytesMessage => self.on_publish(dialect, frame, MessageKind::Bytes)?,
             Command::StringMessage => self.on_publish(dialect, frame, MessageKind::String)?,
             Command::DeliverAck => {
-                let status = reply::deliver_ack_status(&frame.body)
-                    .map_err(|error| body_error("DELIVER_ACK", &error))?;
-                self.acks.push((frame.opaque, status));
+                let ack =
+                    DeliverAckView::parse(&frame.body).map_err(|error| body_error("DELIVER_ACK", &error))?;
+                let id_end = IdEnd::of(ack.message_id);
+                self.acks.push(Ack { opaque: frame.opaque, id_end, is_done: ack.status });
             }
             Command::TxAck => self.on_verdict(frame)?,
             Command::Heartbeat => {

@@ -82,8 +82,14 @@ impl PublishBatch {
         let checked = self.check(shared, &message);
         self.normalize(&mut message, shared.config.message_lifetime.as_secs() as i64)?;
         let payload_bytes = message.payload.len();
-        // Normalizing changes the size, and what is delivered is what gives its bytes back: so they are taken after it.
+        // Normalizing changes the size: it may grow beyond what clients take, and what is delivered is what gives its bytes
+        // back, so they are taken after it.
+        let limit = shared.config.body_bytes_max;
         let admitted = checked.and_then(|()| match message.fly {
+            _ if payload_bytes > limit => Err((
+                "too_large",
+                format!("Message has {payload_bytes} bytes with its expiry, the limit is {limit}"),
+            )),
             true if !shared.transient_budget.try_take(payload_bytes) => Err(overflow(shared)),
             _ => Ok(()),
         });
