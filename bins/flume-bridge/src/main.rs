@@ -1,2 +1,14 @@
-//! Skeleton.
-fn main() {}
+//! `flume-bridge`: Redis lists to Flume. Flags and configuration in, the bridge run until a signal, an exit code out.
+
+mod service;
+mod settings;
+mod web;
+
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    kiteq_settings::main(service::run)
+}

@@ -4,11 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow, bail};
-use kiteq_broker::{Broker, StopReport};
+use anyhow::{Context, anyhow};
+use kiteq_broker::Broker;
 use kiteq_registry::{EmbeddedRegistry, Registry};
 use kiteq_store::SharedStore;
-use kiteq_telemetry::{HttpServer, Outcome, Shutdown, metrics, signal};
+use kiteq_telemetry::{HttpServer, Shutdown, metrics, signal};
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
@@ -26,7 +26,7 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     let shutdown = Shutdown::new();
     signal::stop_on_signals(&shutdown).context("SIGTERM and SIGINT cannot be handled")?;
     let (registry, embedded) = open_registry(&settings).await?;
-    let state = Arc::new(State::new());
+    let state = State::new("the registry is being opened");
     let stop_http = CancellationToken::new();
     let is_embedded = embedded.is_some();
     let routes = web::routes(&state, embedded);
@@ -52,7 +52,7 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     let outcome = shutdown.finish(TASKS_DEADLINE).await;
     stop_http.cancel();
     http.stopped().await;
-    ended(report, outcome)
+    outcome.into_result(report.problems).map_err(anyhow::Error::msg)
 }
 
 /// Opens what the broker needs, and the broker.
@@ -87,17 +87,6 @@ async fn close(store: SharedStore) {
         Ok(Err(error)) => tracing::warn!("closing the store: {error}"),
         Err(error) => tracing::warn!("closing the store failed: {error}"),
     }
-}
-
-fn ended(report: StopReport, outcome: Outcome) -> anyhow::Result<()> {
-    let unfinished =
-        outcome.unfinished.into_iter().map(|(name, count)| format!("{count} x {name} did not end"));
-    let problems: Vec<String> =
-        outcome.failure.into_iter().chain(report.problems).chain(unfinished).collect();
-    if problems.is_empty() {
-        return Ok(());
-    }
-    bail!("{}", problems.join("; "))
 }
 
 type Opened = (Arc<dyn Registry>, Option<Arc<EmbeddedRegistry>>);

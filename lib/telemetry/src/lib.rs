@@ -8,11 +8,14 @@ pub mod health;
 pub mod http;
 pub mod logging;
 pub mod metrics;
+pub mod open_files;
 mod process;
 mod rotation;
 pub mod shutdown;
 pub mod signal;
+mod stage;
 
 pub use http::{HttpLimits, HttpServer, Request, Response, Routes};
 pub use logging::{LogConfig, LogFormat, LogGuard};
 pub use shutdown::{Importance, Outcome, Shutdown};
+pub use stage::Stage;

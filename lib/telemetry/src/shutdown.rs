@@ -37,6 +37,17 @@ impl Outcome {
     pub fn is_clean(&self) -> bool {
         self.failure.is_none() && self.unfinished.is_empty()
     }
+
+    /// Everything that went wrong, `others` included, as one error; `Ok` when nothing did.
+    ///
+    /// # Errors
+    /// What failed, then `others`, then the tasks that did not end.
+    pub fn into_result(self, others: impl IntoIterator<Item = String>) -> Result<(), String> {
+        let unfinished =
+            self.unfinished.into_iter().map(|(name, count)| format!("{count} x {name} did not end"));
+        let problems: Vec<String> = self.failure.into_iter().chain(others).chain(unfinished).collect();
+        if problems.is_empty() { Ok(()) } else { Err(problems.join("; ")) }
+    }
 }
 
 #[derive(Debug, Default)]

@@ -8,12 +8,14 @@
 
 mod log;
 mod process;
+mod program;
 mod redis;
 mod wait;
 mod zookeeper;
 
 pub use log::Log;
 pub use process::{ServerProcess, free_port};
+pub use program::{Binary, Ended, Program};
 pub use redis::{Redis, RedisOptions};
 pub use wait::{PATIENCE, eventually};
 pub use zookeeper::ZooKeeper;

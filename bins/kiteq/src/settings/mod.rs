@@ -1,63 +1,50 @@
-//! The configuration: what can be set, where a value comes from, and which one wins.
-//!
-//! A flag wins over an environment variable, that over the file, that over the default. [`table`] knows every setting.
+//! The configuration: what can be set, where it stands in files, and what must go together. [`table`] has every setting.
 
-mod address;
-mod error;
 mod file;
-pub(crate) mod kind;
-mod nearest;
 mod print;
+mod registry;
 mod schedule;
-pub(crate) mod table;
-mod units;
+mod table;
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use kiteq_broker::BrokerConfig;
+use kiteq_settings::address::HttpAddress;
+use kiteq_settings::{
+    ConfigError, Configuration, FileReader, Loaded, Program, RetiredKey, Section, Setting, units,
+};
 use kiteq_telemetry::LogConfig;
+use toml::de::DeTable;
 
-pub(crate) use address::EMBEDDED_REGISTRY;
-pub(crate) use error::{ConfigError, ConfigErrors};
-pub(crate) use nearest::nearest;
-
-use address::HttpAddress;
-use table::SETTINGS;
+pub(crate) use registry::EMBEDDED_REGISTRY;
 
 const HTTP_PORT: u16 = 13801;
+/// Files that are no client connections: store segments, HTTP connections, the registry, logs.
+const FILES_BESIDE_CONNECTIONS: usize = 5_000;
 
-/// Where a value comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Origin {
-    /// A line of the file.
-    File(String),
-    /// An environment variable.
-    Variable(String),
-    /// A flag.
-    Flag(String),
-}
+const ABOUT: &str = "KiteQ: a message broker. Without any flag it serves all topics on 127.0.0.1:13800, keeps messages \
+                     and bindings below ./data, and needs nothing beside it.";
 
-impl std::fmt::Display for Origin {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (Self::File(place) | Self::Variable(place) | Self::Flag(place)) = self;
-        formatter.write_str(place)
-    }
-}
+const EXAMPLES: &str = "\
+Examples:
+  kiteq
+      Everything by default: clients on 127.0.0.1:13800, HTTP on 127.0.0.1:13801, data below ./data
+  kiteq --bind 10.0.0.5:13800 --registry zk://zk1:2181,zk2:2181 --topics trade,feed --data-dir /var/lib/kiteq
+      One broker of a cluster that finds itself through ZooKeeper
+  kiteq -clusterName=memory_dev -configPath=conf/cluster.toml -bind=10.0.0.5:13800 -pport=13801 -logPath=/var/log/kiteq
+      A cluster of a configuration file, with the flags of existing installations
+  kiteq -bind=172.30.3.124:13800 -pport=13801 -db=\"mock://kiteq\" -topics=trade,feed -zkhost=localhost:2181
+      No file at all
+  kiteq --config conf/cluster.toml --cluster memory_dev --check
+      Say whether a configuration is right, and exit
+  curl http://127.0.0.1:13801/readyz
+      Ask a running broker whether it can do its job; there are /healthz, /metrics, /stat and /dlq as well
 
-/// What the command line asks for, besides single settings.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Sources {
-    /// The configuration file.
-    pub(crate) file: Option<PathBuf>,
-    /// The cluster in it.
-    pub(crate) cluster: Option<String>,
-    /// Settings from flags: the setting's name, and the value.
-    pub(crate) flags: Vec<(&'static str, String)>,
-    /// Environment variables whose names begin with `KITEQ_`.
-    pub(crate) variables: BTreeMap<String, String>,
-}
+Every flag can be written -flag=VALUE, -flag VALUE, --flag=VALUE and --flag VALUE.
+A flag wins over its environment variable, that over the file, that over the default.
+SIGTERM or SIGINT stops the broker: it leaves the registry, lets clients move away, finishes what is in flight.
+A second one ends it at once. Exit codes: 0 all done, 1 failed or something left undone, 2 wrong flags or configuration.";
 
 /// The configuration of one broker.
 #[derive(Debug, Clone)]
@@ -74,9 +61,6 @@ pub(crate) struct Settings {
     pub(crate) log: LogConfig,
     /// Everything that the broker itself wants to know.
     pub(crate) broker: BrokerConfig,
-    /// What is to be said once in the log: keys that mean nothing any more, variables that look misspelled.
-    pub(crate) notes: Vec<String>,
-    origins: BTreeMap<&'static str, Origin>,
 }
 
 impl Default for Settings {
@@ -88,74 +72,50 @@ impl Default for Settings {
             data_dir: PathBuf::from("./data"),
             log: LogConfig::for_binary("kiteq"),
             broker: BrokerConfig::default(),
-            notes: Vec::new(),
-            origins: BTreeMap::new(),
         }
     }
 }
 
-impl Settings {
-    /// Puts all sources together and checks the whole.
-    ///
-    /// # Errors
-    /// Everything that is wrong in the file, or else the first thing that is wrong elsewhere.
-    pub(crate) fn load(sources: &Sources) -> Result<Self, ConfigErrors> {
-        let mut settings = Self::default();
-        match (&sources.file, &sources.cluster) {
-            (Some(path), cluster) => file::load(path, cluster.as_deref(), &mut settings)?,
-            (None, Some(cluster)) => {
-                let what = format!(
-                    "cluster {cluster:?} is in a configuration file, and none is given: add --config=FILE \
-                     (-configPath=FILE)"
-                );
-                return Err(ConfigError::new("--cluster", what).into());
-            }
-            (None, None) => {}
-        }
-        settings.apply_variables(&sources.variables)?;
-        for (flag, value) in &sources.flags {
-            let place = format!("--{flag}");
-            settings.apply(flag, value, Origin::Flag(place))?;
-        }
-        settings.check()?;
-        Ok(settings)
+impl Configuration for Settings {
+    const PROGRAM: Program = Program {
+        name: "kiteq",
+        version: env!("CARGO_PKG_VERSION"),
+        variable_prefix: "KITEQ_",
+        about: ABOUT,
+        examples: EXAMPLES,
+    };
+    const TABLE: &'static [Setting<Self>] = table::SETTINGS;
+    const RETIRED: &'static [RetiredKey] = &table::RETIRED_KEYS;
+    const SECTION: Option<Section> = Some(Section {
+        flag: "cluster",
+        alias: "clusterName",
+        help: "Cluster in the file, when it has several",
+    });
+
+    fn log(&self) -> &LogConfig {
+        &self.log
     }
 
-    fn apply(&mut self, flag: &str, value: &str, origin: Origin) -> Result<(), ConfigError> {
-        let Some(setting) = SETTINGS.iter().find(|setting| setting.flag == flag) else {
-            return Err(ConfigError::new(origin.to_string(), "is not known".to_owned()));
-        };
-        let applied = setting.kind.apply_text(self, value);
-        applied.map_err(|reason| ConfigError::new(origin.to_string(), reason))?;
-        self.origins.insert(setting.flag, origin);
-        Ok(())
+    fn log_mut(&mut self) -> &mut LogConfig {
+        &mut self.log
     }
 
-    fn apply_variables(&mut self, variables: &BTreeMap<String, String>) -> Result<(), ConfigError> {
-        let known: Vec<String> = SETTINGS.iter().map(table::Setting::variable).collect();
-        for (name, value) in variables {
-            if let Some(setting) = SETTINGS.iter().find(|setting| &setting.variable() == name) {
-                self.apply(setting.flag, value, Origin::Variable(name.clone()))?;
-                continue;
-            }
-            // Not an error: orchestrators set variables of their own for a service of this name.
-            if let Some(meant) = nearest(name, known.iter().map(String::as_str)) {
-                self.notes
-                    .push(format!("environment variable {name} is not known and ignored; there is {meant}"));
-            }
-        }
-        Ok(())
+    fn read_file(
+        reader: &mut FileReader<'_>,
+        file: &DeTable<'_>,
+        section: Option<&str>,
+    ) -> Result<Loaded<Self>, ConfigError> {
+        file::read(reader, file, section)
     }
 
-    /// Checks what no single value can get wrong.
-    fn check(&self) -> Result<(), ConfigError> {
-        let broker = &self.broker;
+    fn check(loaded: &Loaded<Self>) -> Result<(), ConfigError> {
+        let broker = &loaded.broker;
         if broker.bind.ip().is_unspecified() && broker.advertise.is_none() {
             let what = format!(
                 "{} is every address of this machine; say which one clients are told: --advertise=HOST:PORT",
                 broker.bind
             );
-            return Err(self.error_at("bind", what));
+            return Err(loaded.error_at("bind", what));
         }
         for (flag, bytes) in
             [("publish-budget", broker.publish_budget_bytes), ("outbound-max", broker.outbound_bytes_max)]
@@ -165,37 +125,44 @@ impl Settings {
                     "must hold at least one body of --body-max ({})",
                     units::show_size(broker.body_bytes_max as u64)
                 );
-                return Err(self.error_at(flag, what));
+                return Err(loaded.error_at(flag, what));
             }
         }
-        if self.http_address() == broker.bind && broker.bind.port() != 0 {
+        if loaded.http_address() == broker.bind && broker.bind.port() != 0 {
             return Err(
-                self.error_at("http", format!("{} is the address of --bind; choose another", broker.bind))
+                loaded.error_at("http", format!("{} is the address of --bind; choose another", broker.bind))
             );
         }
         let all_topics = broker.topics.iter().any(|topic| topic == kiteq_registry::ANY_TOPIC);
-        let by_name = ["zk://", "etcd://"].into_iter().find(|scheme| self.registry.starts_with(scheme));
+        let by_name = ["zk://", "etcd://"].into_iter().find(|scheme| loaded.registry.starts_with(scheme));
         if let Some(scheme) = by_name.filter(|_| all_topics) {
             let what = format!("a {scheme} registry wants the topics by name: --topics=trade,feed");
-            return Err(self.error_at("topics", what));
+            return Err(loaded.error_at("topics", what));
         }
         Ok(())
     }
 
-    /// Checks the store's URI, without opening anything. Not a part of [`Settings::load`]: a file may describe stores that
-    /// another version has.
-    ///
-    /// # Errors
-    /// When there is no such store, or it does not take one of the parameters.
-    pub(crate) fn check_store(&self) -> Result<(), ConfigError> {
-        kiteq_store::check(&self.store_uri()).map_err(|error| self.error_at("store", error.to_string()))
+    // Not a part of every check: a file may describe stores that another version has.
+    fn check_to_run(loaded: &Loaded<Self>) -> Result<(), ConfigError> {
+        kiteq_store::check(&loaded.store_uri()).map_err(|error| loaded.error_at("store", error.to_string()))
     }
 
-    fn error_at(&self, flag: &'static str, what: String) -> ConfigError {
-        let place = self.origins.get(flag).map_or_else(|| format!("--{flag}"), ToString::to_string);
-        ConfigError::new(place, what)
+    fn print(loaded: &Loaded<Self>) -> String {
+        print::print(loaded)
     }
 
+    fn remarks(&self) -> Vec<String> {
+        let count = self.broker.secrets.len();
+        let said = format!("secrets of {count} groups; a group without one is refused");
+        if count > 0 { vec![said] } else { Vec::new() }
+    }
+
+    fn open_files(&self) -> (usize, &'static str) {
+        (self.broker.connections_max + FILES_BESIDE_CONNECTIONS, "connections-max")
+    }
+}
+
+impl Settings {
     /// The store, the default one included.
     pub(crate) fn store_uri(&self) -> String {
         self.store.clone().unwrap_or_else(|| format!("mmap://{}", self.data_dir.join("store").display()))
@@ -205,32 +172,9 @@ impl Settings {
     pub(crate) fn http_address(&self) -> SocketAddr {
         self.http.beside(self.broker.bind)
     }
-
-    /// One line for each setting that says where things are, and for each other one that is not the default.
-    pub(crate) fn lines(&self) -> Vec<String> {
-        let default = Self::default();
-        let shown = SETTINGS.iter().filter_map(|setting| {
-            let value = setting.kind.show_text(self)?;
-            let origin = self.origins.get(setting.flag);
-            let worth_it =
-                setting.heading == table::WHERE || setting.kind.show_text(&default).as_ref() != Some(&value);
-            let origin = origin.map_or_else(|| "default".to_owned(), ToString::to_string);
-            worth_it.then(|| format!("{} = {value} ({origin})", setting.flag))
-        });
-        shown.chain(self.secrets_line()).collect()
-    }
-
-    fn secrets_line(&self) -> Option<String> {
-        let count = self.broker.secrets.len();
-        (count > 0).then(|| format!("secrets of {count} groups; a group without one is refused"))
-    }
 }
 
-/// `FILE:LINE`.
-fn line_of(path: &Path, text: &str, offset: usize) -> String {
-    let before = text.get(..offset).unwrap_or(text);
-    format!("{}:{}", path.display(), before.matches('\n').count() + 1)
-}
-
+#[cfg(test)]
+mod command_line_tests;
 #[cfg(test)]
 mod tests;

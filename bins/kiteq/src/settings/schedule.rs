@@ -2,7 +2,7 @@
 
 use kiteq_broker::RedeliverySchedule;
 
-use super::units::{parse_duration, show_duration};
+use kiteq_settings::units::{parse_duration, show_duration};
 
 const EXPECTED: &str = "expected a schedule such as \"3 at once, 5s below 10, 10s below 20, then 160s\"";
 

@@ -3,69 +3,11 @@
 
 use std::time::Duration;
 
-use kiteq_telemetry::logging;
+use kiteq_settings::address::{HttpAddress, parse_address, parse_host_port};
+use kiteq_settings::{FileKey, Kind, RetiredKey, Setting, log_format, log_level, log_path, to_usize};
 
-use super::address::{HttpAddress, parse_address, parse_host_port, registry_uri};
-use super::kind::Kind;
+use super::registry::registry_uri;
 use super::{Settings, schedule};
-
-/// Where in a file a setting stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum FileKey {
-    /// `clusters.NAME.KEY`, and other spellings of the key.
-    Cluster(&'static str, &'static [&'static str]),
-    /// `registry.ENV.hosts`, chosen by the cluster's `env`.
-    RegistryHosts,
-}
-
-/// One setting.
-pub(crate) struct Setting {
-    /// The name on the command line, without dashes; the environment's is made from it.
-    pub(crate) flag: &'static str,
-    /// Other names on the command line that are in use.
-    pub(crate) aliases: &'static [&'static str],
-    /// Its place in a file.
-    pub(crate) file: FileKey,
-    /// The heading in the help.
-    pub(crate) heading: &'static str,
-    /// What stands for the value in the help.
-    pub(crate) value_name: &'static str,
-    /// What it is for.
-    pub(crate) help: &'static str,
-    /// Type, range and place.
-    pub(crate) kind: Kind,
-}
-
-impl Setting {
-    /// The name of its environment variable.
-    pub(crate) fn variable(&self) -> String {
-        format!("KITEQ_{}", self.flag.replace('-', "_").to_ascii_uppercase())
-    }
-
-    /// The name in a file, for people.
-    pub(crate) fn file_name(&self) -> &'static str {
-        match self.file {
-            FileKey::Cluster(key, _) => key,
-            FileKey::RegistryHosts => "registry.ENV.hosts",
-        }
-    }
-
-    /// Whether `key` of a cluster means this setting.
-    pub(crate) fn is_cluster_key(&self, key: &str) -> bool {
-        match self.file {
-            FileKey::Cluster(name, others) => name == key || others.contains(&key),
-            FileKey::RegistryHosts => false,
-        }
-    }
-}
-
-/// A key of existing installations that means nothing any more.
-pub(crate) struct RetiredKey {
-    /// As it stands in a cluster.
-    pub(crate) key: &'static str,
-    /// Why, and what to use instead.
-    pub(crate) instead: &'static str,
-}
 
 /// Keys that are accepted and said once in the log.
 pub(crate) const RETIRED_KEYS: [RetiredKey; 3] = [
@@ -80,20 +22,18 @@ pub(crate) const RETIRED_KEYS: [RetiredKey; 3] = [
     },
 ];
 
-pub(crate) const WHERE: &str = "Where";
+/// `registry.ENV.hosts`, chosen by the cluster's `env`.
+pub(crate) const REGISTRY_HOSTS: &str = "registry.ENV.hosts";
+
+const WHERE: &str = "Where";
 const DELIVERY: &str = "Delivery";
 const LIMITS: &str = "Limits";
 const STOPPING: &str = "Stopping";
-const LOGGING: &str = "Logging";
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const COUNT_MAX: u64 = u32::MAX as u64;
-
-fn to_usize(value: u64) -> usize {
-    usize::try_from(value).unwrap_or(usize::MAX)
-}
 
 /// Zero stands for no limit.
 fn to_limit(value: u64) -> Option<u32> {
@@ -118,11 +58,11 @@ fn set_topics(settings: &mut Settings, topics: Vec<String>) -> Result<(), String
 }
 
 /// In the order of the help.
-pub(crate) static SETTINGS: &[Setting] = &[
+pub(crate) const SETTINGS: &[Setting<Settings>] = &[
     Setting {
         flag: "bind",
         aliases: &[],
-        file: FileKey::Cluster("bind", &[]),
+        file: FileKey::Key("bind", &[]),
         heading: WHERE,
         value_name: "IP:PORT",
         help: "Where to listen for clients. Port 0 takes a free one",
@@ -134,7 +74,7 @@ pub(crate) static SETTINGS: &[Setting] = &[
     Setting {
         flag: "advertise",
         aliases: &[],
-        file: FileKey::Cluster("advertise", &[]),
+        file: FileKey::Key("advertise", &[]),
         heading: WHERE,
         value_name: "HOST:PORT",
         help: "Address that clients are told, when it is not the one of --bind",
@@ -148,7 +88,7 @@ pub(crate) static SETTINGS: &[Setting] = &[
     Setting {
         flag: "http",
         aliases: &["pport"],
-        file: FileKey::Cluster("http", &["pport"]),
+        file: FileKey::Key("http", &["pport"]),
         heading: WHERE,
         value_name: "PORT|IP:PORT",
         help: "Where to listen for health, metrics, dead letters and the embedded registry. A port alone is on the \
@@ -161,7 +101,7 @@ pub(crate) static SETTINGS: &[Setting] = &[
     Setting {
         flag: "store",
         aliases: &["db"],
-        file: FileKey::Cluster("db", &["store"]),
+        file: FileKey::Key("db", &["store"]),
         heading: WHERE,
         value_name: "URI",
         help: "Where messages wait: mmap://DIR?sync=group|os|interval:100ms, memory://?maxcap=N, mock://; by default \
@@ -177,7 +117,7 @@ pub(crate) static SETTINGS: &[Setting] = &[
     Setting {
         flag: "registry",
         aliases: &["zkhost"],
-        file: FileKey::RegistryHosts,
+        file: FileKey::Elsewhere(REGISTRY_HOSTS),
         heading: WHERE,
         value_name: "URI",
         help: "Where brokers and clients find each other: embedded (this broker keeps it below --data-dir and serves it \
@@ -190,16 +130,20 @@ pub(crate) static SETTINGS: &[Setting] = &[
     Setting {
         flag: "topics",
         aliases: &[],
-        file: FileKey::Cluster("topics", &[]),
+        file: FileKey::Key("topics", &[]),
         heading: WHERE,
         value_name: "A,B",
         help: "Topics served; messages of others are refused. * alone serves all",
-        kind: Kind::List { set: set_topics, get: |settings| settings.broker.topics.clone() },
+        kind: Kind::List {
+            example: "[\"trade\", \"feed\"]",
+            set: set_topics,
+            get: |settings| settings.broker.topics.clone(),
+        },
     },
     Setting {
         flag: "data-dir",
         aliases: &[],
-        file: FileKey::Cluster("dataDir", &[]),
+        file: FileKey::Key("dataDir", &[]),
         heading: WHERE,
         value_name: "DIR",
         help: "Where the default store and the embedded registry keep their files",
@@ -214,7 +158,7 @@ pub(crate) static SETTINGS: &[Setting] = &[
     Setting {
         flag: "delivery-first",
         aliases: &[],
-        file: FileKey::Cluster("deliveryFirst", &[]),
+        file: FileKey::Key("deliveryFirst", &[]),
         heading: DELIVERY,
         value_name: "BOOL",
         help: "Deliver before storing: what every group acks at once is never written",
@@ -226,7 +170,7 @@ pub(crate) static SETTINGS: &[Setting] = &[
     Setting {
         flag: "delivery-seconds",
         aliases: &[],
-        file: FileKey::Cluster("deliverySeconds", &[]),
+        file: FileKey::Key("deliverySeconds", &[]),
         heading: DELIVERY,
         value_name: "SECONDS",
         help: "How long a delivery may stay unanswered before it counts as failed",
@@ -240,7 +184,7 @@ pub(crate) static SETTINGS: &[Setting] = &[
     Setting {
         flag: "recover-seconds",
         aliases: &[],
-        file: FileKey::Cluster("recoverSeconds", &[]),
+        file: FileKey::Key("recoverSeconds", &[]),
         heading: DELIVERY,
         value_name: "SECONDS",
         help: "How often the producers of undecided transactions are asked",
@@ -254,7 +198,7 @@ pub(crate) static SETTINGS: &[Setting] = &[
     Setting {
         flag: "redelivery",
         aliases: &[],
-        file: FileKey::Cluster("redelivery", &[]),
+        file: FileKey::Key("redelivery", &[]),
         heading: DELIVERY,
         value_name: "SCHEDULE",
         help: "When a failed delivery is tried again: waits after failures, below attempt counts",
@@ -266,7 +210,7 @@ pub(crate) static SETTINGS: &[Setting] = &[
     Setting {
         flag: "delivery-window",
         aliases: &[],
-        file: FileKey::Cluster("deliveryWindow", &[]),
+        file: FileKey::Key("deliveryWindow", &[]),
         heading: DELIVERY,
         value_name: "N",
         help: "Unanswered deliveries that one connection may hold; more wait",
@@ -279,7 +223,7 @@ pub(crate) static SETTINGS: &[Setting] = &[
     Setting {
         flag: "default-watermark",
         aliases: &[],
-        file: FileKey::Cluster("defaultWatermark", &[]),
+        file: FileKey::Key("defaultWatermark", &[]),
         heading: DELIVERY,
         value_name: "N",
         help: "Messages a second for a group and topic whose binding sets no watermark; 0 is no limit",
@@ -292,7 +236,7 @@ pub(crate) static SETTINGS: &[Setting] = &[
     Setting {
         flag: "message-lifetime",
         aliases: &[],
-        file: FileKey::Cluster("messageLifetime", &[]),
+        file: FileKey::Key("messageLifetime", &[]),
         heading: DELIVERY,
         value_name: "DURATION",
         help: "Furthest expiry of a message; a later or absent one becomes this",
@@ -306,7 +250,7 @@ pub(crate) static SETTINGS: &[Setting] = &[
     Setting {
         flag: "binding-grace",
         aliases: &[],
-        file: FileKey::Cluster("bindingGrace", &[]),
+        file: FileKey::Key("bindingGrace", &[]),
         heading: DELIVERY,
         value_name: "DURATION",
         help: "How long a group whose binding vanished keeps what waits for it",
@@ -320,7 +264,7 @@ pub(crate) static SETTINGS: &[Setting] = &[
     Setting {
         flag: "receive-permits-per-second",
         aliases: &["recievePermitsPerSecond", "receivePermitsPerSecond"],
-        file: FileKey::Cluster("recievePermitsPerSecond", &["receivePermitsPerSecond"]),
+        file: FileKey::Key("recievePermitsPerSecond", &["receivePermitsPerSecond"]),
         heading: LIMITS,
         value_name: "N",
         help: "Publishes accepted a second over all connections, more are refused; 0 is no limit",
@@ -333,7 +277,7 @@ pub(crate) static SETTINGS: &[Setting] = &[
     Setting {
         flag: "connections-max",
         aliases: &[],
-        file: FileKey::Cluster("connectionsMax", &[]),
+        file: FileKey::Key("connectionsMax", &[]),
         heading: LIMITS,
         value_name: "N",
         help: "Connections at once; further ones are closed",
@@ -346,7 +290,7 @@ pub(crate) static SETTINGS: &[Setting] = &[
     Setting {
         flag: "handshake-seconds",
         aliases: &[],
-        file: FileKey::Cluster("handshakeSeconds", &[]),
+        file: FileKey::Key("handshakeSeconds", &[]),
         heading: LIMITS,
         value_name: "SECONDS",
         help: "A connection that has not presented itself after so long is closed",
@@ -360,7 +304,7 @@ pub(crate) static SETTINGS: &[Setting] = &[
     Setting {
         flag: "idle-seconds",
         aliases: &[],
-        file: FileKey::Cluster("idleSeconds", &[]),
+        file: FileKey::Key("idleSeconds", &[]),
         heading: LIMITS,
         value_name: "SECONDS",
         help: "A connection that has sent nothing, not even a heartbeat, for so long is closed",
@@ -374,7 +318,7 @@ pub(crate) static SETTINGS: &[Setting] = &[
     Setting {
         flag: "body-max",
         aliases: &[],
-        file: FileKey::Cluster("bodyMax", &[]),
+        file: FileKey::Key("bodyMax", &[]),
         heading: LIMITS,
         value_name: "SIZE",
         help: "Largest message body. The Go client takes no more than 2MiB",
@@ -387,7 +331,7 @@ pub(crate) static SETTINGS: &[Setting] = &[
     Setting {
         flag: "length-prefixed-frame-max",
         aliases: &[],
-        file: FileKey::Cluster("lengthPrefixedFrameMax", &[]),
+        file: FileKey::Key("lengthPrefixedFrameMax", &[]),
         heading: LIMITS,
         value_name: "SIZE",
         help: "Largest frame for clients with length-prefixed frames, such as the Java client, which breaks its \
@@ -401,7 +345,7 @@ pub(crate) static SETTINGS: &[Setting] = &[
     Setting {
         flag: "body-cache",
         aliases: &[],
-        file: FileKey::Cluster("bodyCache", &[]),
+        file: FileKey::Key("bodyCache", &[]),
         heading: LIMITS,
         value_name: "SIZE",
         help: "Memory for bodies of waiting messages; beyond it they are read back from the store",
@@ -414,7 +358,7 @@ pub(crate) static SETTINGS: &[Setting] = &[
     Setting {
         flag: "publish-budget",
         aliases: &[],
-        file: FileKey::Cluster("publishBudget", &[]),
+        file: FileKey::Key("publishBudget", &[]),
         heading: LIMITS,
         value_name: "SIZE",
         help: "Publishes that may be on their way into the store; above it sockets are not read",
@@ -427,7 +371,7 @@ pub(crate) static SETTINGS: &[Setting] = &[
     Setting {
         flag: "outbound-max",
         aliases: &[],
-        file: FileKey::Cluster("outboundMax", &[]),
+        file: FileKey::Key("outboundMax", &[]),
         heading: LIMITS,
         value_name: "SIZE",
         help: "Bytes queued towards one connection; above it no more is delivered to it",
@@ -440,7 +384,7 @@ pub(crate) static SETTINGS: &[Setting] = &[
     Setting {
         flag: "leave-grace",
         aliases: &[],
-        file: FileKey::Cluster("leaveGrace", &[]),
+        file: FileKey::Key("leaveGrace", &[]),
         heading: STOPPING,
         value_name: "DURATION",
         help: "How long to go on serving after leaving the registry, so that clients move away",
@@ -454,7 +398,7 @@ pub(crate) static SETTINGS: &[Setting] = &[
     Setting {
         flag: "drain-timeout",
         aliases: &[],
-        file: FileKey::Cluster("drainTimeout", &[]),
+        file: FileKey::Key("drainTimeout", &[]),
         heading: STOPPING,
         value_name: "DURATION",
         help: "How long then to wait for deliveries that are in flight",
@@ -465,47 +409,7 @@ pub(crate) static SETTINGS: &[Setting] = &[
             get: |settings| settings.broker.drain_timeout,
         },
     },
-    Setting {
-        flag: "log-level",
-        aliases: &[],
-        file: FileKey::Cluster("logLevel", &[]),
-        heading: LOGGING,
-        value_name: "LEVEL",
-        help: "error, warn, info, debug, trace or off, or directives such as info,kiteq_store=debug",
-        kind: Kind::Text {
-            set: |settings, text| {
-                logging::check_level(text).map_err(|error| error.to_string())?;
-                text.clone_into(&mut settings.log.level);
-                Ok(())
-            },
-            get: |settings| Some(settings.log.level.clone()),
-        },
-    },
-    Setting {
-        flag: "log-format",
-        aliases: &[],
-        file: FileKey::Cluster("logFormat", &[]),
-        heading: LOGGING,
-        value_name: "FORMAT",
-        help: "text or json",
-        kind: Kind::Text {
-            set: |settings, text| text.parse().map(|format| settings.log.format = format),
-            get: |settings| Some(settings.log.format.to_string()),
-        },
-    },
-    Setting {
-        flag: "log-path",
-        aliases: &[],
-        file: FileKey::Cluster("logPath", &[]),
-        heading: LOGGING,
-        value_name: "DIR",
-        help: "Write the log to rotated files in this directory as well",
-        kind: Kind::Text {
-            set: |settings, text| {
-                settings.log.directory = Some(text.into());
-                if text.is_empty() { Err("expected a directory".to_owned()) } else { Ok(()) }
-            },
-            get: |settings| settings.log.directory.as_ref().map(|directory| directory.display().to_string()),
-        },
-    },
+    log_level(),
+    log_format(),
+    log_path(&[]),
 ];

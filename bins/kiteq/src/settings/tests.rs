@@ -1,15 +1,18 @@
 //! The whole of a configuration: precedence, the file, what is wrong with it, and the samples in conf/.
 
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
-use super::table::{FileKey, SETTINGS};
+use kiteq_settings::{ConfigErrors, FileKey, Sources};
+
+use super::table::SETTINGS;
 use super::*;
 
 const SAMPLE: &str = include_str!("../../../../conf/cluster.toml");
 
 /// Loads a file with this content, `cluster` of it or the only one.
-fn load(text: &str, cluster: Option<&str>) -> Result<Settings, ConfigErrors> {
+fn load(text: &str, cluster: Option<&str>) -> Result<Loaded<Settings>, ConfigErrors> {
     load_with(text, cluster, &[], &[])
 }
 
@@ -18,14 +21,14 @@ fn load_with(
     cluster: Option<&str>,
     variables: &[(&str, &str)],
     flags: &[(&'static str, &str)],
-) -> Result<Settings, ConfigErrors> {
+) -> Result<Loaded<Settings>, ConfigErrors> {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("cluster.toml");
     fs::write(&path, text).unwrap();
     let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-    Settings::load(&Sources {
+    Loaded::load(&Sources {
         file: Some(path),
-        cluster: cluster.map(str::to_owned),
+        section: cluster.map(str::to_owned),
         flags: flags.iter().map(|&(flag, value)| (flag, value.to_owned())).collect(),
         variables: variables.collect(),
     })
@@ -35,9 +38,9 @@ fn refusal(text: &str) -> String {
     load(text, None).unwrap_err().to_string()
 }
 
-fn with_flags(flags: &[(&'static str, &str)]) -> Result<Settings, ConfigErrors> {
+fn with_flags(flags: &[(&'static str, &str)]) -> Result<Loaded<Settings>, ConfigErrors> {
     let flags = flags.iter().map(|&(flag, value)| (flag, value.to_owned())).collect();
-    Settings::load(&Sources { flags, ..Sources::default() })
+    Loaded::load(&Sources { flags, ..Sources::default() })
 }
 
 #[test]
@@ -180,8 +183,8 @@ fn a_wrong_cluster_name_lists_the_known_ones() {
         "{none}"
     );
     assert!(refusal("").contains("has no [clusters.NAME]"));
-    let sources = Sources { cluster: Some("a".to_owned()), ..Sources::default() };
-    let no_file = Settings::load(&sources).unwrap_err().to_string();
+    let sources = Sources { section: Some("a".to_owned()), ..Sources::default() };
+    let no_file = Loaded::<Settings>::load(&sources).unwrap_err().to_string();
     assert!(no_file.contains("-configPath=FILE"), "{no_file}");
 }
 
@@ -190,7 +193,7 @@ fn a_file_that_cannot_be_used_is_named() {
     let directory = tempfile::tempdir().unwrap();
     let refusal = |path: &Path| {
         let sources = Sources { file: Some(path.to_owned()), ..Sources::default() };
-        let refusal = Settings::load(&sources).unwrap_err().to_string();
+        let refusal = Loaded::<Settings>::load(&sources).unwrap_err().to_string();
         assert!(refusal.contains(path.to_str().unwrap()), "{refusal}");
         refusal
     };
@@ -267,7 +270,7 @@ fn the_printed_configuration_is_read_back_as_the_same() {
         ("log-path", "/tmp/\"quoted\""),
     ];
     let settings = with_flags(&flags).unwrap();
-    let printed = settings.print();
+    let printed = Settings::print(&settings);
     assert!(printed.contains("deliverySeconds = \"1500ms\"  # --delivery-seconds"), "{printed}");
     assert!(printed.contains("idleSeconds = 120  # default"), "{printed}");
     let again = load(&printed, None).unwrap();
@@ -284,7 +287,7 @@ fn passwords_and_secrets_are_neither_printed_nor_logged() {
     let settings = load(text, None).unwrap();
     assert_eq!(settings.broker.secrets.get("g").map(String::as_str), Some("hunter2"));
     assert!(settings.store_uri().contains("hunter2"));
-    let shown = settings.print() + &settings.lines().join("\n");
+    let shown = Settings::print(&settings) + &settings.lines().join("\n");
     assert!(!shown.contains("hunter2") && shown.contains("password=***\""), "{shown}");
 }
 
@@ -322,8 +325,8 @@ fn the_sample_shows_every_key_with_its_default() {
         let shown = |settings| setting.kind.show_toml(settings);
         assert_eq!(shown(&settings), shown(&default), "{}", setting.flag);
         match setting.file {
-            FileKey::Cluster(key, _) => assert!(is_shown(key), "{key} is not in conf/cluster.toml"),
-            FileKey::RegistryHosts => assert!(is_shown("env")),
+            FileKey::Key(key, _) => assert!(is_shown(key), "{key} is not in conf/cluster.toml"),
+            FileKey::Elsewhere(_) => assert!(is_shown("env")),
         }
     }
 }

@@ -6,8 +6,6 @@
 //! | `POST /dlq/replay?id=ID,ID` or `?all=true` | delivers them again to the groups that did not get them |
 //! | `DELETE /dlq?id=ID,ID` or `?all=true` | deletes them for good |
 
-use std::sync::Arc;
-
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use kiteq_broker::Broker;
@@ -18,7 +16,7 @@ use kiteq_telemetry::http::Method;
 use kiteq_telemetry::{Request, Response, Routes};
 use serde::Serialize;
 
-use super::{State, json, starting};
+use super::{State, starting};
 
 const PAGE_DEFAULT: usize = 100;
 const PAGE_MAX: usize = 1000;
@@ -76,13 +74,13 @@ struct Done {
 
 type Answer<T> = Result<T, Response>;
 
-pub(super) fn mount(routes: Routes, state: &Arc<State>) -> Routes {
-    let (of_list, of_replay, of_purge) = (Arc::clone(state), Arc::clone(state), Arc::clone(state));
+pub(super) fn mount(routes: Routes, state: &State) -> Routes {
+    let (of_list, of_replay, of_purge) = (state.clone(), state.clone(), state.clone());
     routes
-        .get("/dlq", move |request| respond(Arc::clone(&of_list), request, Operation::List))
-        .on(Method::DELETE, "/dlq", move |request| respond(Arc::clone(&of_purge), request, Operation::Purge))
+        .get("/dlq", move |request| respond(of_list.clone(), request, Operation::List))
+        .on(Method::DELETE, "/dlq", move |request| respond(of_purge.clone(), request, Operation::Purge))
         .on(Method::POST, "/dlq/replay", move |request| {
-            respond(Arc::clone(&of_replay), request, Operation::Replay)
+            respond(of_replay.clone(), request, Operation::Replay)
         })
 }
 
@@ -93,7 +91,7 @@ enum Operation {
     Purge,
 }
 
-async fn respond(state: Arc<State>, request: Request, operation: Operation) -> Response {
+async fn respond(state: State, request: Request, operation: Operation) -> Response {
     let serving = match state.serving() {
         Ok(serving) => serving,
         Err(reason) => return starting(&reason),
@@ -150,7 +148,7 @@ async fn list(broker: &Broker, request: &Request) -> Answer<Response> {
             break;
         }
     }
-    Ok(json(200, &Page { dead_letters, next: after.map(|id| id.to_string()) }))
+    Ok(Response::pretty_json(200, &Page { dead_letters, next: after.map(|id| id.to_string()) }))
 }
 
 fn show(letter: &DeadLetter, with_body: bool) -> Letter {
@@ -200,7 +198,7 @@ async fn change(broker: &Broker, request: &Request, operation: Operation) -> Ans
     let Done { done: count, unknown, more } = done;
     tracing::info!(?operation, done = count, unknown, more, "dead letters changed over HTTP");
     let status = if count == 0 && unknown > 0 { 404 } else { 200 };
-    Ok(json(status, &done))
+    Ok(Response::pretty_json(status, &done))
 }
 
 async fn change_these(broker: &Broker, ids: &[MessageId], operation: Operation) -> Answer<Done> {

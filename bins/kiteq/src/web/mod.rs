@@ -9,14 +9,13 @@ use std::sync::Arc;
 
 use kiteq_registry::EmbeddedRegistry;
 use kiteq_telemetry::{Response, Routes, health, metrics};
-use serde::Serialize;
 
 pub(crate) use state::{Serving, State};
 
 /// Everything, from the first moment on; what needs the broker says that it is starting until it is there.
-pub(crate) fn routes(state: &Arc<State>, embedded: Option<Arc<EmbeddedRegistry>>) -> Routes {
-    let (of_ready, of_metrics) = (Arc::clone(state), Arc::clone(state));
-    let routes = health::mount(Routes::new(), || Ok(()), move || of_ready.ready());
+pub(crate) fn routes(state: &State, embedded: Option<Arc<EmbeddedRegistry>>) -> Routes {
+    let (of_ready, of_metrics) = (state.clone(), state.clone());
+    let routes = health::mount(Routes::new(), || Ok(()), move || state::ready(&of_ready));
     let routes = routes.get(metrics::METRICS_PATH, move |_| {
         let answer = of_metrics.serving().map(|serving| metrics::answer(&serving.metrics));
         std::future::ready(answer.unwrap_or_else(|reason| starting(&reason)))
@@ -31,14 +30,4 @@ pub(crate) fn routes(state: &Arc<State>, embedded: Option<Arc<EmbeddedRegistry>>
 
 fn starting(reason: &str) -> Response {
     Response::text(503, format!("{reason}\n"))
-}
-
-fn json(status: u16, value: &impl Serialize) -> Response {
-    match serde_json::to_vec_pretty(value) {
-        Ok(mut text) => {
-            text.push(b'\n');
-            Response::json(status, text)
-        }
-        Err(error) => Response::text(500, format!("the answer cannot be written: {error}\n")),
-    }
 }

@@ -1,11 +1,10 @@
 //! `/stat`: how the broker is, for people and small scripts. Dashboards use /metrics.
 
-use std::sync::Arc;
-
-use kiteq_telemetry::Routes;
+use kiteq_telemetry::{Response, Routes};
 use serde::Serialize;
 
-use super::{Serving, State, json, starting};
+use super::state::ready;
+use super::{Serving, State, starting};
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -43,11 +42,11 @@ struct Group {
     connections: usize,
 }
 
-pub(super) fn mount(routes: Routes, state: &Arc<State>) -> Routes {
-    let state = Arc::clone(state);
+pub(super) fn mount(routes: Routes, state: &State) -> Routes {
+    let state = state.clone();
     routes.get("/stat", move |_| {
         let answer = match state.serving() {
-            Ok(serving) => json(200, &stat(&state, &serving)),
+            Ok(serving) => Response::pretty_json(200, &stat(&state, &serving)),
             Err(reason) => starting(&reason),
         };
         std::future::ready(answer)
@@ -66,8 +65,8 @@ fn stat(state: &State, serving: &Serving) -> Stat {
     });
     Stat {
         version: env!("CARGO_PKG_VERSION"),
-        uptime_seconds: state.started.elapsed().as_secs(),
-        ready: state.ready().err().unwrap_or_else(|| "yes".to_owned()),
+        uptime_seconds: state.uptime().as_secs(),
+        ready: ready(state).err().unwrap_or_else(|| "yes".to_owned()),
         address: serving.broker.address().to_string(),
         advertised: serving.broker.advertised().to_owned(),
         registry: serving.registry.describe(),

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use hyper::Method;
+use serde::Serialize;
 
 /// One request, read completely.
 #[derive(Debug, Clone)]
@@ -70,6 +71,18 @@ impl Response {
     #[must_use]
     pub fn with_type(status: u16, content_type: &'static str, body: impl Into<Bytes>) -> Self {
         Self { status, content_type, body: body.into() }
+    }
+
+    /// A value as JSON that people can read.
+    #[must_use]
+    pub fn pretty_json(status: u16, value: &impl Serialize) -> Self {
+        match serde_json::to_vec_pretty(value) {
+            Ok(mut text) => {
+                text.push(b'\n');
+                Self::json(status, text)
+            }
+            Err(error) => Self::text(500, format!("the answer cannot be written: {error}\n")),
+        }
     }
 
     /// Plain text.

@@ -3,24 +3,25 @@
 /// One thing that is wrong, and where.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{place}: {what}")]
-pub(crate) struct ConfigError {
+pub struct ConfigError {
     /// `FILE:LINE`, a flag or an environment variable.
-    pub(crate) place: String,
+    pub place: String,
     /// What is wrong, and what is expected.
-    pub(crate) what: String,
+    pub what: String,
 }
 
 impl ConfigError {
-    pub(crate) fn new(place: impl Into<String>, what: impl Into<String>) -> Self {
+    /// What is wrong at a place.
+    pub fn new(place: impl Into<String>, what: impl Into<String>) -> Self {
         Self { place: place.into(), what: what.into() }
     }
 }
 
 /// Everything that is wrong, at least one thing.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct ConfigErrors {
+pub struct ConfigErrors {
     /// In the order of the file.
-    pub(crate) errors: Vec<ConfigError>,
+    pub errors: Vec<ConfigError>,
 }
 
 impl From<ConfigError> for ConfigErrors {

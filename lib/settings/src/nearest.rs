@@ -4,10 +4,8 @@
 const LIKENESS_MIN: f64 = 0.66;
 
 /// The known name that is most like `name`, if one is alike.
-pub(crate) fn nearest<'known>(
-    name: &str,
-    known: impl IntoIterator<Item = &'known str>,
-) -> Option<&'known str> {
+#[must_use]
+pub fn nearest<'known>(name: &str, known: impl IntoIterator<Item = &'known str>) -> Option<&'known str> {
     let name = name.to_lowercase();
     let likeness = |candidate: &str| strsim::normalized_damerau_levenshtein(&name, &candidate.to_lowercase());
     let scored = known.into_iter().map(|candidate| (likeness(candidate), candidate));

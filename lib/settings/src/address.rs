@@ -3,12 +3,9 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 
-/// The registry that the broker keeps itself.
-pub(crate) const EMBEDDED_REGISTRY: &str = "embedded://";
-
 /// Where the HTTP port is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum HttpAddress {
+pub enum HttpAddress {
     /// On the address where clients are listened for.
     Port(u16),
     /// Anywhere.
@@ -17,7 +14,10 @@ pub(crate) enum HttpAddress {
 
 impl HttpAddress {
     /// Reads a port, alone or after a colon, or a whole address.
-    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+    ///
+    /// # Errors
+    /// What is expected instead.
+    pub fn parse(text: &str) -> Result<Self, String> {
         let bare = text.strip_prefix(':').unwrap_or(text);
         if let Ok(port) = bare.parse() {
             return Ok(Self::Port(port));
@@ -27,7 +27,8 @@ impl HttpAddress {
     }
 
     /// The address to listen on, given the one for clients.
-    pub(crate) fn beside(self, bind: SocketAddr) -> SocketAddr {
+    #[must_use]
+    pub fn beside(self, bind: SocketAddr) -> SocketAddr {
         match self {
             Self::Port(port) => SocketAddr::new(bind.ip(), port),
             Self::Address(address) => address,
@@ -45,7 +46,10 @@ impl fmt::Display for HttpAddress {
 }
 
 /// Reads `127.0.0.1:13800`, `[::1]:13800`, `localhost:13800`, or `:13800` for every interface.
-pub(crate) fn parse_address(text: &str) -> Result<SocketAddr, String> {
+///
+/// # Errors
+/// What is expected instead, or why the name has no address.
+pub fn parse_address(text: &str) -> Result<SocketAddr, String> {
     let expected = |reason: &str| format!("expected IP:PORT, such as 127.0.0.1:13800, not {text:?}{reason}");
     if let Ok(address) = text.parse() {
         return Ok(address);
@@ -62,7 +66,10 @@ pub(crate) fn parse_address(text: &str) -> Result<SocketAddr, String> {
 }
 
 /// Checks that `text` is `host:port`, without looking the host up.
-pub(crate) fn parse_host_port(text: &str) -> Result<String, String> {
+///
+/// # Errors
+/// What is expected instead.
+pub fn parse_host_port(text: &str) -> Result<String, String> {
     let is_good = text.rsplit_once(':').is_some_and(|(host, port)| {
         !host.is_empty() && !host.contains(['/', ' ', ',']) && port.parse::<u16>().is_ok_and(|port| port > 0)
     });
@@ -73,30 +80,28 @@ pub(crate) fn parse_host_port(text: &str) -> Result<String, String> {
     }
 }
 
-/// Completes a registry: `embedded` becomes a URI, and hosts alone are ZooKeeper's.
-pub(crate) fn registry_uri(text: &str) -> Result<String, String> {
-    let text = text.trim();
-    let expected = "expected embedded, zk://HOST:PORT,... or file://FILE";
-    match text.split_once("://") {
-        Some(("embedded", _)) => Ok(EMBEDDED_REGISTRY.to_owned()),
-        Some(("zk" | "etcd" | "file", rest)) if !rest.is_empty() => Ok(text.to_owned()),
-        Some(_) => Err(format!("{expected}, not {text:?}")),
-        None if text == "embedded" => Ok(EMBEDDED_REGISTRY.to_owned()),
-        None if !text.is_empty() && text.split(',').all(|host| parse_host_port(host.trim()).is_ok()) => {
-            Ok(format!("zk://{text}"))
-        }
-        None => Err(format!("{expected}, not {text:?}")),
-    }
-}
-
-/// A URI with its password left out, for logs and printed configurations.
-pub(crate) fn without_password(uri: &str) -> String {
-    let Some((place, query)) = uri.split_once('?') else { return uri.to_owned() };
+/// A text that may be a URI, with its password left out, for logs and printed configurations.
+#[must_use]
+pub fn without_password(uri: &str) -> String {
+    let uri = without_user_password(uri);
+    let Some((place, query)) = uri.split_once('?') else { return uri };
     let hide = |pair: &str| match pair.split_once('=') {
         Some((name, _)) if name.eq_ignore_ascii_case("password") => format!("{name}=***"),
         _ => pair.to_owned(),
     };
     format!("{place}?{}", query.split('&').map(hide).collect::<Vec<_>>().join("&"))
+}
+
+/// `redis://user:***@host`.
+fn without_user_password(uri: &str) -> String {
+    let parts = uri.split_once("://").and_then(|(scheme, rest)| {
+        // A password may hold an @ of its own, so the last one before the path ends it.
+        let authority_end = rest.find('/').unwrap_or(rest.len());
+        let at = rest[..authority_end].rfind('@').or_else(|| rest.rfind('@'))?;
+        let (user, _) = rest[..at].split_once(':')?;
+        Some(format!("{scheme}://{user}:***{}", &rest[at..]))
+    });
+    parts.unwrap_or_else(|| uri.to_owned())
 }
 
 #[cfg(test)]
@@ -130,26 +135,18 @@ mod tests {
     }
 
     #[test]
-    fn registries_are_completed() {
-        for (text, uri) in [
-            ("localhost:2181", "zk://localhost:2181"),
-            ("h1:2181,h2:2181", "zk://h1:2181,h2:2181"),
-            ("zk://h1:2181", "zk://h1:2181"),
-            ("embedded", "embedded://"),
-            ("file://./conf/registry.yaml", "file://./conf/registry.yaml"),
-        ] {
-            assert_eq!(registry_uri(text).as_deref(), Ok(uri));
-        }
-        for text in ["", "zk://", "consul://h:1", "h1", "h1:2181,h2"] {
-            assert!(registry_uri(text).unwrap_err().contains("zk://HOST:PORT"), "{text}");
-        }
-    }
-
-    #[test]
     fn passwords_are_left_out() {
         let uri = "mysql://m:3306,s:3306?db=kite&username=root&password=root&maxConn=20";
         let shown = "mysql://m:3306,s:3306?db=kite&username=root&password=***&maxConn=20";
         assert_eq!(without_password(uri), shown);
-        assert_eq!(without_password("mmap://./data"), "mmap://./data");
+        for (uri, shown) in [
+            ("mmap://./data", "mmap://./data"),
+            ("redis://:p@ss@h:6379/1", "redis://:***@h:6379/1"),
+            ("rediss://u:p/q@h:6379", "rediss://u:***@h:6379"),
+            ("redis://u@h:6379", "redis://u@h:6379"),
+            ("h:6379", "h:6379"),
+        ] {
+            assert_eq!(without_password(uri), shown);
+        }
     }
 }

@@ -18,7 +18,10 @@ const SIZE_UNITS: [(&str, u64); 8] = [
 ];
 
 /// Reads `500ms`, `5s`, `2m`, `1h30m`, `7d`.
-pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
+///
+/// # Errors
+/// What is expected instead.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let expected =
         || format!("expected a duration with its unit, such as 500ms, 5s, 2m, 1h30m or 7d, not {text:?}");
     let mut milliseconds: u64 = 0;
@@ -37,7 +40,8 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
 }
 
 /// Writes a duration so that [`parse_duration`] reads it back; below a millisecond nothing is kept.
-pub(crate) fn show_duration(duration: Duration) -> String {
+#[must_use]
+pub fn show_duration(duration: Duration) -> String {
     let milliseconds = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     if milliseconds == 0 {
         return "0s".to_owned();
@@ -46,7 +50,10 @@ pub(crate) fn show_duration(duration: Duration) -> String {
 }
 
 /// Reads `64KiB`, `128MiB`, `1GiB`, `10MB`, `0B`.
-pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
+///
+/// # Errors
+/// What is expected instead.
+pub fn parse_size(text: &str) -> Result<u64, String> {
     let expected = || format!("expected a size with its unit, such as 64KiB, 128MiB or 1GiB, not {text:?}");
     let (number, unit, tail) = number_and_unit(text.trim()).ok_or_else(expected)?;
     let factor = factor_of(&SIZE_UNITS, unit.trim(), true).ok_or_else(expected)?;
@@ -54,7 +61,8 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
 }
 
 /// Writes a size so that [`parse_size`] reads it back.
-pub(crate) fn show_size(bytes: u64) -> String {
+#[must_use]
+pub fn show_size(bytes: u64) -> String {
     if bytes == 0 { "0B".to_owned() } else { show_in(&SIZE_UNITS, bytes) }
 }
 

@@ -1,45 +1,47 @@
-//! What a setting's value looks like, how it is checked, and where in [`Settings`] it goes.
+//! What a setting's value looks like, how it is checked, and where in the configuration it goes.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use toml::de::DeValue;
 
-use super::Settings;
-use super::address::without_password;
-use super::units::{parse_duration, parse_size, show_duration, show_size};
+use crate::address::without_password;
+use crate::units::{parse_duration, parse_size, show_duration, show_size};
 
 /// Sets a value of one type.
-type Set<T> = fn(&mut Settings, T);
+type Set<C, T> = fn(&mut C, T);
 /// Sets a text that has a form of its own; the error says what is expected.
-type SetText = fn(&mut Settings, &str) -> Result<(), String>;
+type SetText<C> = fn(&mut C, &str) -> Result<(), String>;
 
-/// A setting's type, its range, and its place.
-pub(crate) enum Kind {
+/// A setting's type, its range, and its place in the configuration `C`, which `set` writes and `get` reads.
+#[allow(missing_docs, reason = "the fields are the same in every kind, and said above")]
+pub enum Kind<C> {
     /// Text with a form of its own. Not shown while it is not set.
-    Text { set: SetText, get: fn(&Settings) -> Option<String> },
+    Text { set: SetText<C>, get: fn(&C) -> Option<String> },
     /// Text, or a number that is read as one.
-    Port { set: SetText, get: fn(&Settings) -> Option<String> },
+    Port { set: SetText<C>, get: fn(&C) -> Option<String> },
     /// A number.
-    Count { range: RangeInclusive<u64>, set: Set<u64>, get: fn(&Settings) -> u64 },
+    Count { range: RangeInclusive<u64>, set: Set<C, u64>, get: fn(&C) -> u64 },
     /// A duration; `bare_seconds` when a number without a unit means seconds, as the key's name says.
-    Time {
-        bare_seconds: bool,
-        range: (Duration, Duration),
-        set: Set<Duration>,
-        get: fn(&Settings) -> Duration,
-    },
+    Time { bare_seconds: bool, range: (Duration, Duration), set: Set<C, Duration>, get: fn(&C) -> Duration },
     /// A number of bytes.
-    Size { range: RangeInclusive<u64>, set: Set<u64>, get: fn(&Settings) -> u64 },
+    Size { range: RangeInclusive<u64>, set: Set<C, u64>, get: fn(&C) -> u64 },
     /// True or false.
-    Switch { set: Set<bool>, get: fn(&Settings) -> bool },
-    /// Several texts; on the command line separated by commas.
-    List { set: fn(&mut Settings, Vec<String>) -> Result<(), String>, get: fn(&Settings) -> Vec<String> },
+    Switch { set: Set<C, bool>, get: fn(&C) -> bool },
+    /// Several texts; on the command line separated by commas. `example` shows them as they stand in a file.
+    List {
+        example: &'static str,
+        set: fn(&mut C, Vec<String>) -> Result<(), String>,
+        get: fn(&C) -> Vec<String>,
+    },
 }
 
-impl Kind {
+impl<C> Kind<C> {
     /// Takes a value from the command line or the environment.
-    pub(crate) fn apply_text(&self, settings: &mut Settings, text: &str) -> Result<(), String> {
+    ///
+    /// # Errors
+    /// What is expected instead.
+    pub fn apply_text(&self, settings: &mut C, text: &str) -> Result<(), String> {
         match self {
             Self::Text { set, .. } | Self::Port { set, .. } => set(settings, text),
             Self::Count { range, set, .. } => {
@@ -77,7 +79,10 @@ impl Kind {
     }
 
     /// Takes a value from a file, where it has a type.
-    pub(crate) fn apply_file(&self, settings: &mut Settings, value: &DeValue<'_>) -> Result<(), String> {
+    ///
+    /// # Errors
+    /// What is expected instead.
+    pub fn apply_file(&self, settings: &mut C, value: &DeValue<'_>) -> Result<(), String> {
         let wrong_type =
             |expected: &str| Err(format!("expected {expected}, not {}", article(value.type_str())));
         match (self, value) {
@@ -113,12 +118,13 @@ impl Kind {
             (Self::Time { .. }, _) => wrong_type("a string with a duration, such as \"5s\" or \"2m\""),
             (Self::Size { .. }, _) => wrong_type("a string with a size, such as \"128MiB\""),
             (Self::Switch { .. }, _) => wrong_type("true or false"),
-            (Self::List { .. }, _) => wrong_type("an array of strings, such as [\"trade\", \"feed\"]"),
+            (Self::List { example, .. }, _) => wrong_type(&format!("an array of strings, such as {example}")),
         }
     }
 
     /// The value as it stands in a file, without a password; `None` when it is not set.
-    pub(crate) fn show_toml(&self, settings: &Settings) -> Option<String> {
+    #[must_use]
+    pub fn show_toml(&self, settings: &C) -> Option<String> {
         let quoted = |text: &str| toml::Value::from(text).to_string();
         Some(match self {
             Self::Text { get, .. } | Self::Port { get, .. } => quoted(&without_password(&get(settings)?)),
@@ -130,26 +136,37 @@ impl Kind {
             Self::Size { get, .. } => quoted(&show_size(get(settings))),
             Self::Switch { get, .. } => get(settings).to_string(),
             Self::List { get, .. } => {
-                format!("[{}]", get(settings).iter().map(|text| quoted(text)).collect::<Vec<_>>().join(", "))
+                format!(
+                    "[{}]",
+                    get(settings)
+                        .iter()
+                        .map(|text| quoted(&without_password(text)))
+                        .collect::<Vec<_>>()
+                        .join(", ")
+                )
             }
         })
     }
 
     /// The value as it stands on the command line and in the log, without a password.
-    pub(crate) fn show_text(&self, settings: &Settings) -> Option<String> {
+    #[must_use]
+    pub fn show_text(&self, settings: &C) -> Option<String> {
         match self {
             Self::Text { get, .. } | Self::Port { get, .. } => {
                 get(settings).map(|text| without_password(&text))
             }
             Self::Size { get, .. } => Some(show_size(get(settings))),
             Self::Time { get, .. } => Some(show_duration(get(settings))),
-            Self::List { get, .. } => Some(get(settings).join(",")),
+            Self::List { get, .. } => {
+                Some(get(settings).iter().map(|text| without_password(text)).collect::<Vec<_>>().join(","))
+            }
             Self::Count { .. } | Self::Switch { .. } => self.show_toml(settings),
         }
     }
 
     /// The allowed range, for the help; empty when there is none.
-    pub(crate) fn show_range(&self) -> String {
+    #[must_use]
+    pub fn show_range(&self) -> String {
         match self {
             Self::Count { range, .. } => format!("{} to {}", range.start(), range.end()),
             Self::Time { range: (least, most), .. } => {
