@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"kiteq/interop/wire"
@@ -24,6 +25,8 @@ const (
 	Silence
 	// HangUp closes the connection instead of answering; the client then connects again.
 	HangUp
+	// HangUpThenAck closes the connection, and takes the message once the client has connected again.
+	HangUpThenAck
 )
 
 // Verdict on a prepared message, as it is on the wire.
@@ -40,6 +43,8 @@ type Check struct {
 	ID       string
 	Status   int32
 	Feedback string
+	// IsHidden: the client shows neither status nor feedback to its application.
+	IsHidden bool
 }
 
 // Options describe a client. Handler and OnCheck run on goroutines of the client.
@@ -60,8 +65,14 @@ type Options struct {
 
 // Client is one member of a group, connected to every broker of its topics.
 type Client struct {
-	options     Options
-	registry    Registry
+	options  Options
+	registry Registry
+	// The existing client numbers its requests over all its connections.
+	opaque atomic.Uint32
+	// Frames that are being looked at: so many, then the sockets are not read.
+	dispatching chan struct{}
+	// Deliveries and checks whose handlers run; further ones keep their place in dispatching.
+	handling    chan struct{}
 	lock        sync.Mutex
 	connections map[string]*connection
 	closed      chan struct{}
@@ -69,17 +80,32 @@ type Client struct {
 }
 
 const (
-	timeout        = 3 * time.Second
-	reconnectAfter = 200 * time.Millisecond
+	publishTimeout    = 3 * time.Second
+	handshakeTimeout  = 5 * time.Second
+	handshakeAttempts = 3
+	handshakePause    = 2 * time.Second
+	heartbeatPeriod   = 10 * time.Second
+	heartbeatTimeout  = 5 * time.Second
+	heartbeatAttempts = 3
+	reconnectAfter    = 200 * time.Millisecond
+	dispatchingMax    = 50
+	handlingMax       = 50
 )
 
 // Start registers the client and connects it.
 func Start(options Options) (*Client, error) {
-	registry, err := OpenRegistry(options.Registry)
+	registry, err := OpenRegistry(options.Registry, options.Framing.LengthPrefixed)
 	if err != nil {
 		return nil, err
 	}
-	client := &Client{options: options, registry: registry, connections: map[string]*connection{}, closed: make(chan struct{})}
+	client := &Client{
+		options:     options,
+		registry:    registry,
+		dispatching: make(chan struct{}, dispatchingMax),
+		handling:    make(chan struct{}, handlingMax),
+		connections: map[string]*connection{},
+		closed:      make(chan struct{}),
+	}
 	if err := client.start(); err != nil {
 		client.Close()
 		return nil, err
@@ -109,11 +135,13 @@ func (c *Client) start() error {
 	}
 	slices.Sort(addresses)
 	for _, address := range slices.Compact(addresses) {
-		connection, err := dial(&c.options, address)
+		connection, err := dial(c, address)
 		if err != nil {
 			return err
 		}
+		c.lock.Lock()
 		c.connections[address] = connection
+		c.lock.Unlock()
 		c.loops.Add(1)
 		go c.keepConnected(address, connection)
 	}
@@ -122,9 +150,14 @@ func (c *Client) start() error {
 
 func (c *Client) keepConnected(address string, connection *connection) {
 	defer c.loops.Done()
+	heartbeat := time.NewTicker(heartbeatPeriod)
+	defer heartbeat.Stop()
 	for {
 		select {
 		case <-connection.ended:
+		case <-heartbeat.C:
+			go connection.keepAlive()
+			continue
 		case <-c.closed:
 			connection.close()
 			return
@@ -138,7 +171,7 @@ func (c *Client) keepConnected(address string, connection *connection) {
 			case <-c.closed:
 				return
 			}
-			fresh, err := dial(&c.options, address)
+			fresh, err := dial(c, address)
 			if err == nil {
 				connection = fresh
 				break
@@ -148,6 +181,13 @@ func (c *Client) keepConnected(address string, connection *connection) {
 		c.connections[address] = connection
 		c.lock.Unlock()
 	}
+}
+
+// connectionTo is the present connection to a broker; nil while there is none.
+func (c *Client) connectionTo(address string) *connection {
+	c.lock.Lock()
+	defer c.lock.Unlock()
+	return c.connections[address]
 }
 
 func (c *Client) anyConnection() (*connection, error) {
@@ -170,7 +210,7 @@ func (c *Client) Publish(message Message) (ok bool, feedback string, err error) 
 	if err != nil {
 		return false, "", err
 	}
-	reply, err := connection.request(message.command(), body)
+	reply, err := connection.request(message.command(), body, publishTimeout)
 	if err != nil {
 		return false, "", err
 	}
@@ -196,7 +236,8 @@ func (c *Client) Decide(message Message, verdict Verdict) error {
 	if err != nil {
 		return err
 	}
-	return connection.send(wire.Frame{Opaque: connection.nextOpaque(), Cmd: wire.CmdTxAck, Body: body})
+	// Nobody answers it, so the existing client gives it no opaque of its own.
+	return connection.send(wire.Frame{Opaque: 0, Cmd: wire.CmdTxAck, Body: body})
 }
 
 // Heartbeat expects its echo.
@@ -205,19 +246,7 @@ func (c *Client) Heartbeat(version int64) error {
 	if err != nil {
 		return err
 	}
-	body, err := c.options.Codec.Encode("HeartBeat", wire.Fields{"version": version})
-	if err != nil {
-		return err
-	}
-	reply, err := connection.request(wire.CmdHeartbeat, body)
-	if err != nil {
-		return err
-	}
-	echo, err := c.options.Codec.Decode("HeartBeat", reply.Body)
-	if err == nil && (reply.Cmd != wire.CmdHeartbeat || echo["version"] != version) {
-		err = fmt.Errorf("heartbeat %d was answered with command %#x, %v", version, reply.Cmd, echo)
-	}
-	return err
+	return connection.heartbeat(version)
 }
 
 // Close disconnects.

@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"kiteq/interop/wire"
@@ -15,9 +14,10 @@ import (
 
 // connection is one authenticated connection to one broker. Opaques of the two directions are separate number spaces.
 type connection struct {
+	client  *Client
 	options *Options
+	address string
 	socket  net.Conn
-	opaque  atomic.Uint32
 	writing sync.Mutex
 	lock    sync.Mutex
 	replies map[uint32]chan wire.Frame
@@ -26,27 +26,46 @@ type connection struct {
 }
 
 // dial connects and presents the group.
-func dial(options *Options, address string) (*connection, error) {
-	socket, err := net.DialTimeout("tcp", address, timeout)
+func dial(client *Client, address string) (*connection, error) {
+	socket, err := net.DialTimeout("tcp4", address, handshakeTimeout)
 	if err != nil {
 		return nil, err
 	}
-	c := &connection{options: options, socket: socket, replies: map[uint32]chan wire.Frame{}, ended: make(chan struct{})}
-	go c.receive()
-	if err := c.present(); err != nil {
-		c.close()
-		return nil, fmt.Errorf("broker %s: %w", address, err)
+	c := &connection{
+		client:  client,
+		options: &client.options,
+		address: address,
+		socket:  socket,
+		replies: map[uint32]chan wire.Frame{},
+		ended:   make(chan struct{}),
 	}
-	return c, nil
+	go c.receive()
+	for attempt := 1; ; attempt++ {
+		err := c.present()
+		if err == nil {
+			return c, nil
+		}
+		// The existing client takes a refusal as it is, and asks again on the same connection when nothing comes.
+		if !errors.Is(err, errSilence) || attempt == handshakeAttempts {
+			c.close()
+			return nil, fmt.Errorf("broker %s: %w", address, err)
+		}
+		time.Sleep(handshakePause)
+	}
 }
 
+var errSilence = errors.New("no reply")
+
 func (c *connection) present() error {
-	meta := wire.Fields{"groupId": c.options.Group, "secretKey": c.options.Secret, "warmingupSec": int32(0)}
+	meta := wire.Fields{"groupId": c.options.Group, "secretKey": c.options.Secret}
+	if !c.options.Framing.LengthPrefixed {
+		meta["warmingupSec"] = int32(0)
+	}
 	body, err := c.options.Codec.Encode("ConnMeta", meta)
 	if err != nil {
 		return err
 	}
-	reply, err := c.request(wire.CmdConnMeta, body)
+	reply, err := c.request(wire.CmdConnMeta, body, handshakeTimeout)
 	if err != nil {
 		return err
 	}
@@ -60,7 +79,33 @@ func (c *connection) present() error {
 	return err
 }
 
-func (c *connection) nextOpaque() uint32 { return c.opaque.Add(1) }
+// heartbeat expects its echo.
+func (c *connection) heartbeat(version int64) error {
+	body, err := c.options.Codec.Encode("HeartBeat", wire.Fields{"version": version})
+	if err != nil {
+		return err
+	}
+	reply, err := c.request(wire.CmdHeartbeat, body, heartbeatTimeout)
+	if err != nil {
+		return err
+	}
+	echo, err := c.options.Codec.Decode("HeartBeat", reply.Body)
+	if err == nil && (reply.Cmd != wire.CmdHeartbeat || echo["version"] != version) {
+		err = fmt.Errorf("heartbeat %d was answered with command %#x, %v", version, reply.Cmd, echo)
+	}
+	return err
+}
+
+// keepAlive gives the connection up when the broker leaves several heartbeats unanswered.
+func (c *connection) keepAlive() {
+	for range heartbeatAttempts {
+		if err := c.heartbeat(time.Now().Unix()); !errors.Is(err, errSilence) {
+			return
+		}
+	}
+	c.complain(fmt.Errorf("%d heartbeats without an answer", heartbeatAttempts))
+	c.close()
+}
 
 func (c *connection) send(frame wire.Frame) error {
 	c.writing.Lock()
@@ -69,8 +114,8 @@ func (c *connection) send(frame wire.Frame) error {
 	return err
 }
 
-func (c *connection) request(cmd byte, body []byte) (wire.Frame, error) {
-	opaque, answered := c.nextOpaque(), make(chan wire.Frame, 1)
+func (c *connection) request(cmd byte, body []byte, timeout time.Duration) (wire.Frame, error) {
+	opaque, answered := c.client.opaque.Add(1), make(chan wire.Frame, 1)
 	c.lock.Lock()
 	c.replies[opaque] = answered
 	c.lock.Unlock()
@@ -88,7 +133,7 @@ func (c *connection) request(cmd byte, body []byte) (wire.Frame, error) {
 	case <-c.ended:
 		return wire.Frame{}, errors.New("the broker closed the connection")
 	case <-time.After(timeout):
-		return wire.Frame{}, fmt.Errorf("no reply to command %#x within %v", cmd, timeout)
+		return wire.Frame{}, fmt.Errorf("%w to command %#x within %v", errSilence, cmd, timeout)
 	}
 }
 
@@ -110,15 +155,27 @@ func (c *connection) receive() {
 		}
 		switch frame.Cmd {
 		case wire.CmdBytes, wire.CmdString:
-			go c.deliver(frame)
+			c.handle(frame, c.deliver)
 		case wire.CmdTxAck:
-			go c.check(frame)
+			c.handle(frame, c.check)
 		case wire.CmdStoreAck, wire.CmdConnAuth, wire.CmdHeartbeat:
 			c.answer(frame)
 		default:
 			c.complain(fmt.Errorf("the broker sent command %#x", frame.Cmd))
 		}
 	}
+}
+
+// handle runs a handler beside the others. It blocks, and with it the reading, while as many as the existing client has
+// room for run or wait.
+func (c *connection) handle(frame wire.Frame, handler func(wire.Frame)) {
+	c.client.dispatching <- struct{}{}
+	go func() {
+		c.client.handling <- struct{}{}
+		<-c.client.dispatching
+		defer func() { <-c.client.handling }()
+		handler(frame)
+	}()
 }
 
 func (c *connection) answer(frame wire.Frame) {
@@ -152,6 +209,9 @@ func (c *connection) deliver(frame wire.Frame) {
 	case HangUp:
 		c.close()
 		return
+	case HangUpThenAck:
+		c.close()
+		c.awaitSuccessor()
 	}
 	// groupId is the publisher's: that is what the clients in the field send.
 	ack := wire.Fields{
@@ -159,7 +219,11 @@ func (c *connection) deliver(frame wire.Frame) {
 		"topic":       message.Topic,
 		"messageType": message.MessageType,
 		"groupId":     header.Text("groupId"),
-		"status":      outcome == Ack,
+		"status":      outcome == Ack || outcome == HangUpThenAck,
+	}
+	// The Go client always says something, if only nothing; the Java client stays silent unless its handler threw.
+	if !c.options.Framing.LengthPrefixed {
+		ack["feedback"] = ""
 	}
 	c.reply(frame, wire.CmdDeliverAck, "DeliverAck", ack)
 }
@@ -176,7 +240,12 @@ func (c *connection) check(frame wire.Frame) {
 	if c.options.OnCheck != nil {
 		verdict = c.options.OnCheck(Check{ID: header.Text("messageId"), Status: status, Feedback: packet.Text("feedback")})
 	}
-	c.reply(frame, wire.CmdTxAck, "TxACKPacket", wire.Fields{"header": header, "status": int32(verdict), "feedback": ""})
+	// The Java client sends back what it was asked with, with its verdict.
+	feedback := ""
+	if c.options.Framing.LengthPrefixed {
+		feedback = packet.Text("feedback")
+	}
+	c.reply(frame, wire.CmdTxAck, "TxACKPacket", wire.Fields{"header": header, "status": int32(verdict), "feedback": feedback})
 }
 
 func (c *connection) reply(request wire.Frame, cmd byte, message string, fields wire.Fields) {
@@ -185,8 +254,23 @@ func (c *connection) reply(request wire.Frame, cmd byte, message string, fields 
 		c.complain(err)
 		return
 	}
-	// A lost connection shows in the reader; the broker then sends the request again elsewhere.
-	_ = c.send(wire.Frame{Opaque: request.Opaque, Cmd: cmd, Body: body})
+	// The existing client looks for its connection to the broker by address when it has something to answer: that may be
+	// another one than the request came over, or none. A lost connection shows in the reader; the broker then sends the
+	// request again elsewhere.
+	if present := c.client.connectionTo(c.address); present != nil {
+		_ = present.send(wire.Frame{Opaque: request.Opaque, Cmd: cmd, Body: body})
+	}
+}
+
+// awaitSuccessor waits until the client has connected to this broker again.
+func (c *connection) awaitSuccessor() {
+	for present := c.client.connectionTo(c.address); present == nil || present == c; present = c.client.connectionTo(c.address) {
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-c.client.closed:
+			return
+		}
+	}
 }
 
 func (c *connection) complain(err error) {

@@ -61,7 +61,8 @@ func (r *fileRegistry) Brokers(topic string) ([]string, error) {
 	}
 	var addresses []string
 	for _, broker := range content.Brokers {
-		if slices.Contains(broker.Topics, topic) {
+		// As the existing Go client does it: in an unsorted list it does not find every topic.
+		if _, found := slices.BinarySearch(broker.Topics, topic); found {
 			addresses = append(addresses, broker.Address)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/hex"
+	"time"
 
 	"github.com/golang/snappy"
 
@@ -51,6 +52,7 @@ func (m Message) header() wire.Fields {
 		"commit":       !m.Prepared,
 		"fly":          m.Fly,
 		"snappy":       m.Snappy,
+		"createTime":   time.Now().Unix(),
 	}
 	if m.ExpiredTime == 0 {
 		header["expiredTime"] = int64(-1)

@@ -34,13 +34,13 @@ type Registry interface {
 	Close()
 }
 
-// OpenRegistry opens file:// and zk:// registries.
-func OpenRegistry(uri string) (Registry, error) {
+// OpenRegistry opens file:// and zk:// registries. asJava publishes in the way of the Java client.
+func OpenRegistry(uri string, asJava bool) (Registry, error) {
 	switch {
 	case strings.HasPrefix(uri, "file://"):
 		return &fileRegistry{path: strings.TrimPrefix(uri, "file://")}, nil
 	case strings.HasPrefix(uri, "zk://"):
-		return openZookeeper(strings.Split(strings.TrimPrefix(uri, "zk://"), ","))
+		return openZookeeper(strings.Split(strings.TrimPrefix(uri, "zk://"), ","), asJava)
 	default:
 		return nil, fmt.Errorf("registry %q is neither file:// nor zk://", uri)
 	}

@@ -25,14 +25,18 @@ func (quiet) Printf(string, ...any) {}
 
 type zookeeperRegistry struct {
 	connection *zk.Conn
+	asJava     bool
 }
 
-func openZookeeper(hosts []string) (*zookeeperRegistry, error) {
+// What the Java client's ZooKeeper library puts into a node that is made without data: the host's address.
+var javaDefaultData = []byte("127.0.0.1")
+
+func openZookeeper(hosts []string, asJava bool) (*zookeeperRegistry, error) {
 	connection, _, err := zk.Connect(hosts, 10*time.Second, zk.WithLogger(quiet{}))
 	if err != nil {
 		return nil, err
 	}
-	return &zookeeperRegistry{connection: connection}, nil
+	return &zookeeperRegistry{connection: connection, asJava: asJava}, nil
 }
 
 func (r *zookeeperRegistry) Brokers(topic string) ([]string, error) {
@@ -49,8 +53,20 @@ func (r *zookeeperRegistry) PublishTopics(group string, topics []string) error {
 		return err
 	}
 	for _, topic := range topics {
-		if err := r.create(strings.Join([]string{zkProducers, topic, group, host}, "/"), nil); err != nil {
+		parent := strings.Join([]string{zkProducers, topic, group}, "/")
+		if _, err := r.create(parent, nil); err != nil {
 			return err
+		}
+		path, data, flags := parent+"/"+host, []byte(nil), int32(0)
+		if r.asJava {
+			if err := r.connection.Delete(path, -1); err != nil && !errors.Is(err, zk.ErrNoNode) {
+				return fmt.Errorf("delete %s: %w", path, err)
+			}
+			data, flags = javaDefaultData, zk.FlagEphemeral
+		}
+		_, err := r.connection.Create(path, data, flags, zk.WorldACL(zk.PermAll))
+		if err != nil && !errors.Is(err, zk.ErrNodeExists) {
+			return fmt.Errorf("create %s: %w", path, err)
 		}
 	}
 	return nil
@@ -68,8 +84,16 @@ func (r *zookeeperRegistry) PublishBindings(group string, bindings []Binding) er
 			return err
 		}
 		path := zkBindings + "/" + topic + "/" + group + "-bind"
-		if err := r.create(path, data); err != nil {
+		initial := data
+		if r.asJava {
+			initial = javaDefaultData
+		}
+		created, err := r.create(path, initial)
+		if err != nil {
 			return err
+		}
+		if created && !r.asJava {
+			continue
 		}
 		if _, err := r.connection.Set(path, data, -1); err != nil {
 			return err
@@ -78,7 +102,8 @@ func (r *zookeeperRegistry) PublishBindings(group string, bindings []Binding) er
 	return nil
 }
 
-func (r *zookeeperRegistry) create(path string, data []byte) error {
+// create makes a persistent node and what is missing above it; says whether the node is new.
+func (r *zookeeperRegistry) create(path string, data []byte) (created bool, err error) {
 	parts := strings.Split(strings.TrimPrefix(path, "/"), "/")
 	for index := range parts {
 		node, content := "/"+strings.Join(parts[:index+1], "/"), []byte(nil)
@@ -87,10 +112,11 @@ func (r *zookeeperRegistry) create(path string, data []byte) error {
 		}
 		_, err := r.connection.Create(node, content, 0, zk.WorldACL(zk.PermAll))
 		if err != nil && !errors.Is(err, zk.ErrNodeExists) {
-			return fmt.Errorf("create %s: %w", node, err)
+			return false, fmt.Errorf("create %s: %w", node, err)
 		}
+		created = err == nil
 	}
-	return nil
+	return created, nil
 }
 
 func (r *zookeeperRegistry) Close() { r.connection.Close() }

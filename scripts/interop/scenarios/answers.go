@@ -36,6 +36,10 @@ func refusals() Scenario {
 			{func(m *client.Message) { m.Fly = true }, true, "FLY NO NEED SAVE"},
 			{func(*client.Message) {}, true, "Store Result true Cost:"},
 		}
+		if !stage.Make.Can.ShowAnswers {
+			// Such a client finds no broker for an unknown topic, and asks none.
+			expectations = expectations[1:]
+		}
 		for _, expected := range expectations {
 			message := stage.message("pay-succ", "echo")
 			expected.change(&message)
@@ -43,13 +47,21 @@ func refusals() Scenario {
 			if err != nil {
 				return "", err
 			}
-			if ok != expected.ok || !strings.HasPrefix(feedback, expected.feedback) {
+			if ok != expected.ok || !stage.says(ok, feedback, expected.feedback) {
 				return "", fmt.Errorf("answered %v %q instead of %v %q", ok, feedback, expected.ok, expected.feedback)
 			}
 		}
 		return fmt.Sprintf("%d answers as documented", len(expectations)), nil
 	}
 	return scenario
+}
+
+// says reports whether the broker's word starts as expected. Some clients show it in a refusal only, among other text.
+func (s *Stage) says(ok bool, feedback, expected string) bool {
+	if s.Make.Can.ShowAnswers {
+		return strings.HasPrefix(feedback, expected)
+	}
+	return ok || strings.Contains(feedback, expected)
 }
 
 func duplicate() Scenario {
@@ -73,7 +85,7 @@ func duplicate() Scenario {
 			return "", err
 		}
 		ok, feedback, err := producer.Publish(sent)
-		if err != nil || !ok || !strings.HasPrefix(feedback, "Duplicate Message") {
+		if err != nil || !ok || !stage.says(ok, feedback, "Duplicate Message") {
 			return "", fmt.Errorf("the repetition was answered %v %q %w", ok, feedback, err)
 		}
 		_, err = inbox.exactly(1)
@@ -84,7 +96,11 @@ func duplicate() Scenario {
 
 // offline: messages of a persistent binding wait while no member of the group is connected.
 func offline() Scenario {
-	scenario := Scenario{Name: "offline-group", Expected: "5 messages published while the group is away arrive when it comes back"}
+	scenario := Scenario{
+		Name:     "offline-group",
+		Expected: "5 messages published while the group is away arrive when it comes back",
+		Needs:    func(can client.Abilities) bool { return can.Leave },
+	}
 	group := scenario.group("")
 	scenario.Bindings = []client.Binding{binding(scenario, group, client.Direct, "pay-succ")}
 	scenario.Run = func(stage *Stage) (string, error) {
@@ -115,7 +131,11 @@ func offline() Scenario {
 }
 
 func heartbeat() Scenario {
-	scenario := Scenario{Name: "heartbeat", Expected: "a heartbeat comes back with its version, in both framings"}
+	scenario := Scenario{
+		Name:     "heartbeat",
+		Expected: "a heartbeat comes back with its version, in both framings",
+		Needs:    func(can client.Abilities) bool { return can.Heartbeat },
+	}
 	scenario.Run = func(stage *Stage) (string, error) {
 		for _, framing := range []wire.Framing{wire.HeaderOnly, wire.LengthPrefixed} {
 			producer, err := stage.producer(framing, nil)

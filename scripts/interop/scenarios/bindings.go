@@ -83,7 +83,11 @@ func sharing() Scenario {
 		if err != nil {
 			return "", err
 		}
-		second, err := stage.consumer(wire.LengthPrefixed, group, "pay-succ", nil)
+		framing := wire.HeaderOnly
+		if stage.Make.Can.PrefixLengths {
+			framing = wire.LengthPrefixed
+		}
+		second, err := stage.consumer(framing, group, "pay-succ", nil)
 		if err != nil {
 			return "", err
 		}

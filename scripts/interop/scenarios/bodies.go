@@ -31,6 +31,9 @@ func body(name string, framing wire.Framing, template client.Message) Scenario {
 		Name:     name,
 		Expected: fmt.Sprintf("a body of %d bytes, its properties and its id arrive once and unchanged", len(template.Body)),
 	}
+	if framing.LengthPrefixed {
+		scenario.Needs = func(can client.Abilities) bool { return can.PrefixLengths }
+	}
 	group := scenario.group("")
 	scenario.Bindings = []client.Binding{binding(scenario, group, client.Direct, "pay-succ")}
 	scenario.Run = func(stage *Stage) (string, error) {

@@ -14,6 +14,7 @@ func failures() []Scenario {
 		failure("nack", "a handler that fails twice", client.Nack, client.Nack),
 		failure("no-answer", "a handler that never answers the first delivery", client.Silence),
 		failure("hang-up", "a consumer that breaks the connection instead of answering", client.HangUp),
+		failure("late-answer", "a handler that answers when its client has connected again", client.HangUpThenAck),
 	}
 }
 
@@ -21,6 +22,9 @@ func failure(name, what string, outcomes ...client.Outcome) Scenario {
 	scenario := Scenario{
 		Name:     name,
 		Expected: fmt.Sprintf("%s gets the same message %d times in all; a group that acked gets it once", what, len(outcomes)+1),
+	}
+	if slices.Contains(outcomes, client.HangUp) || slices.Contains(outcomes, client.HangUpThenAck) {
+		scenario.Needs = func(can client.Abilities) bool { return can.HangUp }
 	}
 	failing, healthy := scenario.group("-failing"), scenario.group("-healthy")
 	scenario.Bindings = []client.Binding{

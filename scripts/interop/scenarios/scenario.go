@@ -17,6 +17,8 @@ type Scenario struct {
 	Expected string
 	// Bindings of all its groups; a file registry must hold them before the broker starts.
 	Bindings []client.Binding
+	// Needs says whether a make of client can play it; every make can where it is nil.
+	Needs func(client.Abilities) bool
 	// Run returns what it saw and whether that is what was expected.
 	Run func(*Stage) (seen string, err error)
 }
@@ -43,6 +45,7 @@ const (
 
 // Setting is the broker that all scenarios play against.
 type Setting struct {
+	Make     client.Make
 	Codec    *wire.Codec
 	Registry string
 	// RecoverPeriod of the broker: how often it asks for verdicts.
@@ -55,7 +58,7 @@ type Stage struct {
 	scenario   Scenario
 	lock       sync.Mutex
 	complaints []error
-	clients    []*client.Client
+	clients    []client.Member
 }
 
 // Play runs one scenario.
@@ -78,10 +81,10 @@ func (s *Stage) complain(err error) {
 	s.complaints = append(s.complaints, err)
 }
 
-func (s *Stage) start(options client.Options) (*client.Client, error) {
+func (s *Stage) start(options client.Options) (client.Member, error) {
 	options.Codec, options.Registry, options.Complain = s.Codec, s.Registry, s.complain
 	options.Secret = "123456"
-	started, err := client.Start(options)
+	started, err := s.Make.Start(options)
 	if err == nil {
 		s.clients = append(s.clients, started)
 	}
@@ -89,7 +92,7 @@ func (s *Stage) start(options client.Options) (*client.Client, error) {
 }
 
 // producer starts a producer of the scenario's topic.
-func (s *Stage) producer(framing wire.Framing, onCheck func(client.Check) client.Verdict) (*client.Client, error) {
+func (s *Stage) producer(framing wire.Framing, onCheck func(client.Check) client.Verdict) (client.Member, error) {
 	return s.start(client.Options{
 		Framing: framing,
 		Group:   s.scenario.producerGroup(),
@@ -113,7 +116,7 @@ func (s *Stage) message(messageType, body string) client.Message {
 }
 
 // publish expects the broker to take the message.
-func publish(producer *client.Client, message client.Message) error {
+func publish(producer client.Member, message client.Message) error {
 	ok, feedback, err := producer.Publish(message)
 	if err == nil && !ok {
 		err = fmt.Errorf("the broker refused message %s: %q", message.ID, feedback)
