@@ -58,3 +58,20 @@ need_redis() {
 need_thrift_compiler() {
     command -v thrift >/dev/null || need_packages "generating Thrift code" thrift-compiler
 }
+
+# The server's programs only: tests start their own. The package must not leave a service that runs.
+need_mariadb() {
+    command -v mariadbd >/dev/null || [[ -x /usr/sbin/mariadbd ]] && command -v mariadb-install-db >/dev/null && return 0
+    local policy=/usr/sbin/policy-rc.d
+    if [[ ! -e $policy ]]; then
+        # Debian's way to keep packages from starting services.
+        as_root sh -c "printf '#!/bin/sh\nexit 101\n' >$policy && chmod +x $policy"
+        need_packages "running against a real MariaDB" mariadb-server
+        as_root rm -f "$policy"
+    else
+        need_packages "running against a real MariaDB" mariadb-server
+    fi
+    if command -v systemctl >/dev/null && [[ -d /run/systemd/system ]]; then
+        as_root systemctl disable --now --quiet mariadb || warn "mariadb.service could not be disabled; it starts with the machine"
+    fi
+}

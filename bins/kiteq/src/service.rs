@@ -63,9 +63,10 @@ async fn start(
     shutdown: &Shutdown,
 ) -> anyhow::Result<Arc<Serving>> {
     state.starting("the store is being opened");
-    let uri = settings.store_uri();
-    let store =
-        spawn_blocking(move || kiteq_store::open(&uri)).await.context("opening the store failed")??;
+    let (uri, owner) = (settings.store_uri(), settings.owner());
+    let store = spawn_blocking(move || kiteq_store::open_owned(&uri, &owner))
+        .await
+        .context("opening the store failed")??;
     tracing::info!("store is {}, registry is {}", store.describe(), registry.describe());
     state.starting("messages are being read back from the store");
     let mut metrics = prometheus_client::registry::Registry::default();

@@ -16,6 +16,7 @@ mod held;
 mod mailbox;
 mod memory;
 mod mmap;
+mod mysql;
 mod open;
 mod paging;
 mod store;
@@ -26,7 +27,7 @@ pub use held::{
     AppendOutcome, DeadLetter, DeadReason, Done, GroupState, Kill, Loaded, Recovered, Revived, Slot,
     StoreStats, Verdict, VerdictOutcome,
 };
-pub use open::{check, open};
+pub use open::{check, open, open_owned};
 pub use paging::{
     OwnedStore, Owner, Page, PageSource, Paged, PagedStore, Shelf, ShelfId, ShelfPlace, Shelving,
 };

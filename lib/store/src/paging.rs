@@ -46,6 +46,11 @@ pub trait OwnedStore: Send + Sync {
     /// This broker's name in the store: the `host:port` that it registers.
     fn owner(&self) -> &str;
 
+    /// Names without a port, as a Go broker writes them, whose messages the configuration lets this broker take.
+    fn adoptable(&self) -> &[String] {
+        &[]
+    }
+
     /// Every broker that has messages in the store, this one included.
     fn owners(&self, done: Done<Result<Vec<Owner>, StoreError>>);
 
@@ -56,6 +61,12 @@ pub trait OwnedStore: Send + Sync {
     /// Finds resident messages that do not belong to this broker any more. `done` gets their slots: the caller forgets the
     /// messages and settles the slots.
     fn find_lost(&self, done: Done<Result<Vec<Slot>, StoreError>>);
+
+    /// Whether something that should have been this broker's was not, since [`OwnedStore::find_lost`] was last asked. Costs
+    /// nothing; what nobody has touched since it was lost is not noticed by this.
+    fn suspects_loss(&self) -> bool {
+        false
+    }
 
     /// Says that this broker leaves: the others may take its messages at once. Opening the store takes it back.
     fn leave(&self, done: Done<Result<(), StoreError>>);

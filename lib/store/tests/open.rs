@@ -18,8 +18,13 @@ fn the_uris_of_existing_configurations_open() {
 #[test]
 fn a_retired_backend_names_its_replacement() {
     assert!(refused("rocksdb://./db/").contains("mmap://./db/"));
-    assert!(refused("mysql://master:3306?db=kite&username=root&password=root").contains("mmap://"));
-    assert!(!refused("mysql://master:3306?db=kite&username=root&password=hunter2").contains("hunter2"));
+}
+
+#[test]
+fn a_store_that_brokers_share_needs_a_name() {
+    let refused = refused("mysql://master:3306?db=kite&username=root&password=hunter2");
+    assert!(refused.contains("under the name of one") && !refused.contains("hunter2"), "{refused}");
+    kiteq_store::check("mysql://master:3306,slave:3306?db=kite&username=root&password=root").unwrap();
 }
 
 #[test]

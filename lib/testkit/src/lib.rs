@@ -7,6 +7,7 @@
 #![allow(clippy::missing_panics_doc, reason = "every function here panics when its server does not work")]
 
 mod log;
+mod mariadb;
 mod process;
 mod program;
 mod redis;
@@ -14,6 +15,7 @@ mod wait;
 mod zookeeper;
 
 pub use log::Log;
+pub use mariadb::MariaDb;
 pub use process::{ServerProcess, free_port};
 pub use program::{Binary, Ended, Program};
 pub use redis::{Redis, RedisOptions};

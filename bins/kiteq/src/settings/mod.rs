@@ -144,6 +144,12 @@ impl Configuration for Settings {
 
     // Not a part of every check: a file may describe stores that another version has.
     fn check_to_run(loaded: &Loaded<Self>) -> Result<(), ConfigError> {
+        let is_shared = loaded.store_uri().starts_with("mysql://");
+        if is_shared && loaded.broker.advertise.is_none() && loaded.broker.bind.port() == 0 {
+            let what = "a broker is known in a mysql:// store by its address, which must be the same in every run: \
+                        give a port, or --advertise=HOST:PORT";
+            return Err(loaded.error_at("bind", what.to_owned()));
+        }
         kiteq_store::check(&loaded.store_uri()).map_err(|error| loaded.error_at("store", error.to_string()))
     }
 
@@ -166,6 +172,11 @@ impl Settings {
     /// The store, the default one included.
     pub(crate) fn store_uri(&self) -> String {
         self.store.clone().unwrap_or_else(|| format!("mmap://{}", self.data_dir.join("store").display()))
+    }
+
+    /// This broker's name in a store that brokers share: the address that it registers.
+    pub(crate) fn owner(&self) -> String {
+        self.broker.advertise.clone().unwrap_or_else(|| self.broker.bind.to_string())
     }
 
     /// Where to listen for HTTP.

@@ -8,9 +8,10 @@ use bytes::Bytes;
 use kiteq_protocol::message::HeaderChanges;
 use kiteq_protocol::{Message, MessageId, MessageKind, pb};
 use kiteq_store::{
-    AppendOutcome, DeadLetter, Done, GroupState, Kill, Loaded, MessageStore, Recovered, Revived, SharedStore,
-    Slot, StoreError, StoreStats, Verdict, VerdictOutcome,
+    AppendOutcome, DeadLetter, Done, GroupState, Kill, Loaded, MessageStore, Page, PageSource, Paged,
+    Recovered, Revived, SharedStore, Slot, StoreError, StoreStats, Verdict, VerdictOutcome,
 };
+use kiteq_testkit::MariaDb;
 
 /// How long an answer may take on a machine that does other things too.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
@@ -49,26 +50,77 @@ fn prost_encode(message: &pb::BytesMessage) -> Vec<u8> {
     prost::Message::encode_to_vec(message)
 }
 
+/// The name of this broker in a store that brokers share.
+pub const OWNER: &str = "127.0.0.1:13800";
+
+static DATABASES: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+
+/// A name for databases that no other test of this process has.
+pub fn database() -> String {
+    format!("t{}", DATABASES.fetch_add(1, std::sync::atomic::Ordering::Relaxed))
+}
+
+/// The server that the tests of a binary share.
+pub fn mariadb() -> &'static MariaDb {
+    MariaDb::shared()
+}
+
 /// A backend and what it promises.
 pub struct Backend {
     scheme: &'static str,
+    /// For a store on a server.
+    database: String,
     directory: Option<tempfile::TempDir>,
+    /// Whether it refuses when it is full.
+    pub is_bounded: bool,
     pub keeps_dead_letters: bool,
     pub durable: bool,
 }
 
 impl Backend {
     pub fn memory() -> Self {
-        Self { scheme: "memory", directory: None, keeps_dead_letters: true, durable: false }
+        Self {
+            scheme: "memory",
+            database: String::new(),
+            is_bounded: true,
+            directory: None,
+            keeps_dead_letters: true,
+            durable: false,
+        }
     }
 
     pub fn mock() -> Self {
-        Self { scheme: "mock", directory: None, keeps_dead_letters: false, durable: false }
+        Self {
+            scheme: "mock",
+            database: String::new(),
+            is_bounded: true,
+            directory: None,
+            keeps_dead_letters: false,
+            durable: false,
+        }
     }
 
     pub fn mmap() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        Self { scheme: "mmap", directory: Some(directory), keeps_dead_letters: true, durable: true }
+        Self {
+            scheme: "mmap",
+            database: String::new(),
+            is_bounded: true,
+            directory: Some(directory),
+            keeps_dead_letters: true,
+            durable: true,
+        }
+    }
+
+    pub fn mysql() -> Self {
+        Self {
+            scheme: "mysql",
+            database: database(),
+            is_bounded: false,
+            directory: None,
+            keeps_dead_letters: true,
+            durable: true,
+        }
     }
 
     pub fn path(&self) -> &std::path::Path {
@@ -76,6 +128,9 @@ impl Backend {
     }
 
     pub fn uri(&self, parameters: &str) -> String {
+        if self.scheme == "mysql" {
+            return mariadb().uri(&self.database, parameters);
+        }
         let place = self.directory.as_ref().map_or(".", |directory| directory.path().to_str().unwrap());
         let segment =
             if self.scheme == "mmap" && !parameters.contains("segment=") { "segment=1MiB&" } else { "" };
@@ -83,9 +138,13 @@ impl Backend {
     }
 
     pub fn open(self, parameters: &str) -> Caller {
-        let store = kiteq_store::open(&self.uri(parameters)).unwrap();
+        let store = kiteq_store::open_owned(&self.uri(parameters), OWNER).unwrap();
         let mut found = Vec::new();
         store.recover(&mut |recovered| found.push(Found::copy(recovered))).unwrap();
+        if store.paged().is_some() {
+            let page = page_of(&*store, 10_000, PageSource::Waiting).unwrap();
+            found.extend(page.messages.into_iter().map(Found::paged));
+        }
         Caller { store, backend: self, found }
     }
 }
@@ -118,6 +177,26 @@ impl Found {
             groups: recovered.groups.to_vec(),
         }
     }
+
+    fn paged(paged: Paged) -> Self {
+        Self {
+            slot: paged.slot,
+            id: paged.id,
+            kind: paged.kind,
+            topic: paged.topic.to_vec(),
+            message_type: paged.message_type.to_vec(),
+            expires_at: paged.expires_at,
+            deliver_limit: paged.deliver_limit,
+            committed: paged.committed,
+            groups: paged.groups,
+        }
+    }
+}
+
+/// A page of a store that has pages.
+pub fn page_of(store: &dyn MessageStore, room: usize, from: PageSource) -> Result<Page, StoreError> {
+    let paged = store.paged().expect("a store with pages");
+    Caller::wait_at_most(ANSWER_TIMEOUT, |done| paged.page(room, from, done)).expect("an answer in time")
 }
 
 /// An open store whose calls wait for their answer.
