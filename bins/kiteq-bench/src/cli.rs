@@ -1,11 +1,14 @@
 //! The command line.
 
+pub mod bridge;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::cli::bridge::{FlumeSinkArgs, FlumeVerifyArgs, RedisDrainArgs, RedisFillArgs};
 use crate::units::{parse_count, parse_duration, parse_share, parse_size};
 use crate::wire::in_flight::WINDOW_MAX;
 
@@ -20,6 +23,16 @@ Start a broker with `kiteq` (no flags needed), then in another terminal:
   kiteq-bench e2e --rate 100k --duration 30s  the latency at a given rate, stalls included
   kiteq-bench backlog --count 10M             messages pile up for a group that is away, then it comes back
   kiteq-bench limits                          the machine alone: no broker needed
+
+Around a flume-bridge with -redis=127.0.0.1:6379 -queuename=user-log -businesses=location -zkhost=127.0.0.1:2181:
+
+  kiteq-bench flume-sink --zk 127.0.0.1:2181 --businesses location --ledger received.txt
+                                              a sink, until Ctrl-C
+  kiteq-bench redis-fill --count 1M --malformed 1% --ledger pushed.txt
+                                              elements for it
+  kiteq-bench flume-verify --pushed pushed.txt --received received.txt --dead-letters-of 127.0.0.1:6379
+                                              did all arrive, or become dead letters? Exit code 1 when not
+  kiteq-bench redis-drain                     how fast Redis gives elements away when nobody does anything with them
 
 Reading the result: publish-to-ack is the time from the moment a message was to be sent to its ack, end-to-end the time \
 to its receipt by a consumer. With --rate the moments come from a schedule that never waits for the broker, so a stall \
@@ -48,6 +61,14 @@ pub enum Command {
     E2e(E2eArgs),
     /// Let messages pile up for a group that is away, then let it come back and drain them.
     Backlog(BacklogArgs),
+    /// Push elements into a Redis list, as applications do in front of flume-bridge.
+    RedisFill(RedisFillArgs),
+    /// Take all elements out of a Redis list and do nothing with them: what a bridge is measured by.
+    RedisDrain(RedisDrainArgs),
+    /// Be a Flume Thrift source that counts and keeps a ledger, and fails on request.
+    FlumeSink(FlumeSinkArgs),
+    /// Hold the ledgers of redis-fill against those of flume-sink and the dead letters; exit code 1 when an element is missing.
+    FlumeVerify(FlumeVerifyArgs),
 }
 
 /// `limits`
@@ -368,7 +389,7 @@ mod tests {
     fn every_example_in_the_help_parses() {
         let examples: Vec<_> =
             EXAMPLES.lines().filter_map(|line| line.trim().strip_prefix("kiteq-bench ")).collect();
-        assert_eq!(examples.len(), 6);
+        assert_eq!(examples.len(), 10);
         for example in examples {
             let arguments = example.split("  ").next().unwrap().split_whitespace();
             Cli::try_parse_from(std::iter::once("kiteq-bench").chain(arguments)).unwrap();

@@ -11,14 +11,14 @@ use crate::stamp::{MessageNumber, message_id};
 
 /// A set of small numbers.
 #[derive(Debug, Clone, Default)]
-struct BitSet {
+pub(crate) struct BitSet {
     words: Vec<u64>,
     count: u64,
 }
 
 impl BitSet {
     /// Whether the number was new.
-    fn insert(&mut self, number: u64) -> bool {
+    pub(crate) fn insert(&mut self, number: u64) -> bool {
         let (word, bit) = ((number / 64) as usize, 1 << (number % 64));
         if self.words.len() <= word {
             self.words.resize((word + 1).next_power_of_two(), 0);
@@ -29,19 +29,32 @@ impl BitSet {
         new
     }
 
+    /// How many numbers are in it.
+    pub(crate) fn len(&self) -> u64 {
+        self.count
+    }
+
+    /// The numbers of either.
+    pub(crate) fn union(&self, other: &Self) -> Self {
+        let len = self.words.len().max(other.words.len());
+        let words: Vec<u64> = (0..len).map(|index| self.word(index) | other.word(index)).collect();
+        let count = words.iter().map(|word| u64::from(word.count_ones())).sum();
+        Self { words, count }
+    }
+
     fn word(&self, index: usize) -> u64 {
         self.words.get(index).copied().unwrap_or(0)
     }
 
     /// Numbers of this set that are not in `other`.
-    fn minus<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = u64> + 'a {
+    pub(crate) fn minus<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = u64> + 'a {
         self.words.iter().enumerate().flat_map(|(index, &word)| {
             let only_here = word & !other.word(index);
             (0..64).filter(move |bit| only_here >> bit & 1 == 1).map(move |bit| index as u64 * 64 + bit)
         })
     }
 
-    fn minus_count(&self, other: &Self) -> u64 {
+    pub(crate) fn minus_count(&self, other: &Self) -> u64 {
         let only_here = |(index, word): (usize, &u64)| u64::from((word & !other.word(index)).count_ones());
         self.words.iter().enumerate().map(only_here).sum()
     }

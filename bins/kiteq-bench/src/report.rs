@@ -94,7 +94,7 @@ impl std::fmt::Display for Report {
             }
         }
         if !self.flows.is_empty() {
-            write!(f, "{}", self.flows_table())?;
+            write!(f, "{}", flows_table(&self.flows))?;
         }
         self.fmt_ratios(f)?;
         self.fmt_details(f)?;
@@ -106,25 +106,6 @@ impl std::fmt::Display for Report {
 }
 
 impl Report {
-    fn flows_table(&self) -> Table {
-        let mut table =
-            Table::new(&["", "messages", "rate", "MiB/s", "latency", "p50", "p99", "p99.9", "max"]);
-        for flow in &self.flows {
-            let mut row = vec![
-                flow.name.clone(),
-                count(flow.messages),
-                rate(flow.messages_per_second),
-                format!("{:.1}", flow.mib_per_second),
-            ];
-            if let Some(latency) = &flow.latency {
-                row.push(flow.latency_name.clone());
-                row.extend(quantiles(latency));
-            }
-            table.row(row);
-        }
-        table
-    }
-
     fn fmt_ratios(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Some(limits) = self.limits.as_ref().filter(|_| !self.flows.is_empty()) else { return Ok(()) };
         for flow in &self.flows {
@@ -183,6 +164,26 @@ impl Report {
         }
         self.notes.iter().try_for_each(|note| writeln!(f, "{note}"))
     }
+}
+
+/// The flows as a table.
+#[must_use]
+pub fn flows_table(flows: &[Flow]) -> Table {
+    let mut table = Table::new(&["", "messages", "rate", "MiB/s", "latency", "p50", "p99", "p99.9", "max"]);
+    for flow in flows {
+        let mut row = vec![
+            flow.name.clone(),
+            count(flow.messages),
+            rate(flow.messages_per_second),
+            format!("{:.1}", flow.mib_per_second),
+        ];
+        if let Some(latency) = &flow.latency {
+            row.push(flow.latency_name.clone());
+            row.extend(quantiles(latency));
+        }
+        table.row(row);
+    }
+    table
 }
 
 /// The limits as a table.

@@ -1,6 +1,10 @@
 //! Durations, sizes, shares and lists as people type them.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
+
+/// Longer elements are not made.
+pub const ELEMENT_BYTES_MAX: usize = 64 << 20;
 
 /// `500ms`, `10s`, `2m`, `1h`; a bare number is seconds.
 ///
@@ -24,22 +28,42 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
 /// `100`, `1KiB`, `64k`, `2MiB`.
 ///
 /// # Errors
-/// When the text is none of these.
+/// When the text is none of these, or more than a message may have.
 pub fn parse_size(text: &str) -> Result<usize, String> {
-    let (number, unit) = split_unit(text);
-    let factor = match unit.to_ascii_lowercase().as_str() {
-        "" | "b" => 1,
-        "k" | "kb" | "kib" => 1024,
-        "m" | "mb" | "mib" => 1024 * 1024,
-        _ => return Err(format!("{text:?} has no unit that I know: B, KiB, MiB")),
-    };
-    let value: f64 = number.parse().map_err(|_| format!("{text:?} is not a size such as 1024 or 1KiB"))?;
-    let bytes = value * f64::from(factor);
-    if (0.0..=f64::from(kiteq_protocol::frame::BODY_BYTES_MAX as u32)).contains(&bytes) {
-        Ok(bytes as usize)
+    let max = kiteq_protocol::frame::BODY_BYTES_MAX;
+    let bytes = bytes(text)?;
+    if bytes <= max {
+        Ok(bytes)
     } else {
         Err(format!("{text:?} is more than the protocol's largest body, 2MiB"))
     }
+}
+
+/// Lengths from one to another: `250`, or `100-4KiB`.
+///
+/// # Errors
+/// When the text is neither, or more than [`ELEMENT_BYTES_MAX`].
+pub fn parse_sizes(text: &str) -> Result<RangeInclusive<usize>, String> {
+    let (min, max) = text.split_once('-').unwrap_or((text, text));
+    let sizes = bytes(min)?..=bytes(max)?;
+    if sizes.is_empty() || *sizes.end() > ELEMENT_BYTES_MAX {
+        return Err(format!("{text:?} is no range of sizes up to 64MiB, such as 100-4KiB"));
+    }
+    Ok(sizes)
+}
+
+/// A length with its unit.
+fn bytes(text: &str) -> Result<usize, String> {
+    let (number, unit) = split_unit(text);
+    let factor = match unit.to_ascii_lowercase().as_str() {
+        "" | "b" => 1.0,
+        "k" | "kb" | "kib" => 1024.0,
+        "m" | "mb" | "mib" => 1024.0 * 1024.0,
+        _ => return Err(format!("{text:?} has no unit that I know: B, KiB, MiB")),
+    };
+    let value: f64 = number.parse().map_err(|_| format!("{text:?} is not a size such as 1024 or 1KiB"))?;
+    let bytes = value * factor;
+    if (0.0..1e12).contains(&bytes) { Ok(bytes as usize) } else { Err(format!("{text:?} is out of range")) }
 }
 
 /// `100000`, `100_000`, `100k`, `10M`.
@@ -104,6 +128,8 @@ mod tests {
         assert_eq!(parse_duration("1.5"), Ok(Duration::from_millis(1500)));
         assert_eq!(parse_size("1KiB"), Ok(1024));
         assert_eq!(parse_size("100"), Ok(100));
+        assert_eq!(parse_sizes("250"), Ok(250..=250));
+        assert_eq!(parse_sizes("100-20MiB"), Ok(100..=20 << 20));
         assert_eq!(parse_count("10M"), Ok(10_000_000));
         assert_eq!(parse_count("100_000"), Ok(100_000));
         assert_eq!(parse_share("10%"), Ok(0.1));
@@ -117,6 +143,8 @@ mod tests {
             parse_duration("-1s").unwrap_err(),
             parse_size("3MiB").unwrap_err(),
             parse_size("x").unwrap_err(),
+            parse_sizes("300-200").unwrap_err(),
+            parse_sizes("1GiB").unwrap_err(),
             parse_count("0").unwrap_err(),
             parse_share("200%").unwrap_err(),
         ] {

@@ -10,5 +10,7 @@ mod tree;
 
 pub use backoff::Backoff;
 pub use session::{Link, SESSION_TIMEOUT, Sessions, resync};
-pub use tree::{ANSWER_TIMEOUT, Listing, NODE_BYTES_MAX, ask, delete, list, make, make_ephemeral, write};
+pub use tree::{
+    ANSWER_TIMEOUT, Listing, NODE_BYTES_MAX, ask, delete, list, make, make_ephemeral, make_sequential, write,
+};
 pub use zookeeper_client::{Client, Error, OneshotWatcher, SessionState, Stat};

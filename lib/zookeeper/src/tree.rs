@@ -8,6 +8,8 @@ use zookeeper_client::{Acls, Client, CreateMode, CreateOptions, Error, OneshotWa
 
 const PERSISTENT: CreateOptions<'static> = CreateMode::Persistent.with_acls(Acls::anyone_all());
 const EPHEMERAL: CreateOptions<'static> = CreateMode::Ephemeral.with_acls(Acls::anyone_all());
+const EPHEMERAL_SEQUENTIAL: CreateOptions<'static> =
+    CreateMode::EphemeralSequential.with_acls(Acls::anyone_all());
 
 /// Largest node that is read or written: what a ZooKeeper server takes by default, less the request around it.
 pub const NODE_BYTES_MAX: usize = 1_000_000;
@@ -55,6 +57,17 @@ pub async fn make_ephemeral(client: &Client, directory: &str, name: &str) -> Res
         None => make(client, directory).await?,
     }
     ask(client.create(&path, b"", &EPHEMERAL)).await.map(|_| ())
+}
+
+/// Makes an ephemeral node of this session whose name is `prefix` and a number that grows, and gives its path.
+///
+/// # Errors
+/// What ZooKeeper said, or [`Error::Timeout`] after [`ANSWER_TIMEOUT`].
+pub async fn make_sequential(client: &Client, directory: &str, prefix: &str) -> Result<String, Error> {
+    make(client, directory).await?;
+    let path = format!("{directory}/{prefix}");
+    let (_, sequence) = ask(client.create(&path, b"", &EPHEMERAL_SEQUENTIAL)).await?;
+    Ok(format!("{path}{sequence}"))
 }
 
 /// Gives a persistent node its data. What is there already is not written again, so that nobody is woken for nothing.

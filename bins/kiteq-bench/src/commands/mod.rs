@@ -1,10 +1,15 @@
 //! One file for each subcommand: from its arguments to a report.
 
 pub mod backlog;
+mod bridge_run;
 pub mod consume;
 pub mod e2e;
+pub mod flume_sink;
+pub mod flume_verify;
 pub mod limits;
 pub mod produce;
+pub mod redis_drain;
+pub mod redis_fill;
 
 use crate::cli::{Cli, Command, OutputArgs};
 use crate::report::Report;
@@ -31,6 +36,10 @@ pub async fn run(cli: Cli) -> anyhow::Result<Verdict> {
         Command::Consume(args) => consume::run(args, &mut signals).await,
         Command::E2e(args) => e2e::run(args, &mut signals).await,
         Command::Backlog(args) => backlog::run(args, &mut signals).await,
+        Command::RedisFill(args) => redis_fill::run(args, &mut signals).await,
+        Command::RedisDrain(args) => redis_drain::run(args, &mut signals).await,
+        Command::FlumeSink(args) => flume_sink::run(args, &mut signals).await,
+        Command::FlumeVerify(args) => flume_verify::run(args).await,
     }
 }
 

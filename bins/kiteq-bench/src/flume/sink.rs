@@ -1,0 +1,175 @@
+//! A sink: takes batches, keeps books, measures, and does wrong what it is told to.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use kiteq_flume::{Answer, EventBatch, Handler, Incoming, Status};
+use tokio::sync::watch;
+
+use crate::clock::{clock_tag, now_ns};
+use crate::counters::Counters;
+use crate::flume::books::Books;
+use crate::flume::faults::{Fault, FaultPlan};
+use crate::flume::journal::{Event, Journal};
+use crate::flume::marker::Marker;
+use crate::latency::Latencies;
+
+/// Different businesses that are counted each on its own.
+const BUSINESSES_MAX: usize = 1000;
+
+/// What a sink has taken.
+#[derive(Debug)]
+pub struct Taken {
+    /// Which elements.
+    pub books: Books,
+    /// From push to here.
+    pub latencies: Latencies,
+    /// Events by the header `businessName`.
+    pub businesses: BTreeMap<String, u64>,
+    /// Batches.
+    pub batches: u64,
+    /// When the first batch came, ns of the monotonic clock.
+    pub first_at_ns: u64,
+    journal: Option<Journal>,
+    /// Markers of a batch, kept for its allocation.
+    scratch: Vec<Marker>,
+}
+
+/// The handler of a sink's server.
+#[derive(Debug)]
+pub struct Sink {
+    /// For progress: `delivered` counts events, `foreign` those without a marker.
+    pub counters: Counters,
+    /// What goes wrong.
+    pub faults: FaultPlan,
+    /// Different elements taken so far, for whoever waits for them.
+    pub received: watch::Sender<u64>,
+    taken: Mutex<Taken>,
+    clock_tag: u32,
+}
+
+impl Sink {
+    /// A sink with these books, which what it takes is added to, in the journal first.
+    #[must_use]
+    pub fn new(faults: FaultPlan, books: Books, journal: Option<Journal>) -> Self {
+        let received = watch::Sender::new(books.received());
+        let taken = Taken {
+            books,
+            latencies: Latencies::default(),
+            businesses: BTreeMap::new(),
+            batches: 0,
+            first_at_ns: 0,
+            journal,
+            scratch: Vec::new(),
+        };
+        Self {
+            counters: Counters::default(),
+            faults,
+            received,
+            taken: Mutex::new(taken),
+            clock_tag: clock_tag(),
+        }
+    }
+
+    /// What it has taken. No batch is taken while this is held.
+    pub fn taken(&self) -> MutexGuard<'_, Taken> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a batch: its elements are in the journal when this returns.
+    fn take(&self, events: &EventBatch) -> io::Result<()> {
+        let now_ns = now_ns();
+        let taken = &mut *self.taken();
+        let mut markers = std::mem::take(&mut taken.scratch);
+        markers.clear();
+        markers.extend(events.iter().filter_map(|event| Marker::find(event.body())));
+        let written = write(taken.journal.as_mut(), &markers);
+        if written.is_ok() {
+            taken.count(events, &markers, now_ns, self.clock_tag);
+            let bytes: usize = events.iter().map(|event| event.body().len()).sum();
+            Counters::add(&self.counters.delivered, events.len() as u64);
+            Counters::add(&self.counters.delivered_bytes, bytes as u64);
+            Counters::add(&self.counters.foreign, (events.len() - markers.len()) as u64);
+            self.counters.last_delivery_ns.store(now_ns, Relaxed);
+            self.received.send_replace(taken.books.received());
+        }
+        taken.scratch = markers;
+        written
+    }
+}
+
+/// Elements of one run most often come together.
+fn write(journal: Option<&mut Journal>, markers: &[Marker]) -> io::Result<()> {
+    let Some(journal) = journal else { return Ok(()) };
+    markers.chunk_by(|left, right| left.run_id == right.run_id).try_for_each(|of_run| {
+        let sequences = of_run.iter().map(|marker| marker.sequence..=marker.sequence);
+        journal.elements(Event::Received, of_run[0].run_id, sequences)
+    })
+}
+
+impl Taken {
+    fn count(&mut self, events: &EventBatch, markers: &[Marker], now_ns: u64, clock_tag: u32) {
+        if self.batches == 0 {
+            self.first_at_ns = now_ns;
+        }
+        self.batches += 1;
+        for marker in markers {
+            let first = self.books.receive(marker.run_id, marker.sequence);
+            // A repetition says nothing about how long an element took, another machine's clock neither.
+            if first && marker.clock_tag == clock_tag {
+                self.latencies.record(now_ns.saturating_sub(marker.pushed_at_ns), 1);
+            }
+        }
+        // A batch is for one business as a rule.
+        let mut count_of = |business: &[u8], count| {
+            let business = String::from_utf8_lossy(business);
+            if let Some(counted) = self.businesses.get_mut(&*business) {
+                *counted += count;
+            } else if self.businesses.len() < BUSINESSES_MAX {
+                self.businesses.insert(business.into_owned(), count);
+            }
+        };
+        let mut run: Option<(&[u8], u64)> = None;
+        for event in events.iter() {
+            let business = event.header(b"businessName").unwrap_or_default();
+            match &mut run {
+                Some((of, count)) if *of == business => *count += 1,
+                _ => {
+                    if let Some((of, count)) = run.replace((business, 1)) {
+                        count_of(of, count);
+                    }
+                }
+            }
+        }
+        if let Some((of, count)) = run {
+            count_of(of, count);
+        }
+    }
+}
+
+impl Handler for Sink {
+    fn accepts(&self, connection: u64) -> bool {
+        self.faults.accepts(connection)
+    }
+
+    async fn handle(&self, incoming: Incoming) -> Answer {
+        let faults = self.faults.faults();
+        if !faults.delay.is_zero() {
+            tokio::time::sleep(faults.delay).await;
+        }
+        let fault = self.faults.next();
+        match fault {
+            Fault::Fail => return Answer::Status(faults.fail_with),
+            Fault::Drop => return Answer::Drop,
+            Fault::Stall => return Answer::Silence,
+            Fault::None | Fault::LoseAnswer => {}
+        }
+        if let Err(error) = self.take(&incoming.events) {
+            tracing::error!("cannot write the ledger, batches are refused: {error}");
+            return Answer::Status(Status::Failed);
+        }
+        if fault == Fault::LoseAnswer { Answer::Drop } else { Answer::Status(Status::Ok) }
+    }
+}
