@@ -6,6 +6,7 @@
 mod bridge;
 mod config;
 mod error;
+pub mod sinks;
 mod stat;
 
 pub use bridge::Bridge;
