@@ -102,7 +102,7 @@ pub struct BridgeConfig {
     pub redis_authorities: Option<PathBuf>,
     /// Keys of the lists to drain.
     pub queues: Vec<String>,
-    /// Connections to one Redis server, at most. A queue takes one, and two are for putting back and for watching.
+    /// Connections to one Redis server, at most. A queue takes two, and one more watches the queues.
     pub redis_connections_max: usize,
     /// Time for an answer of Redis, and for a connection to it.
     pub redis_timeout: Duration,

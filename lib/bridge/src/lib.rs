@@ -5,11 +5,21 @@
 
 mod bridge;
 mod config;
+mod deliver;
+mod drain;
+mod element;
 mod error;
 pub mod sinks;
+mod letter;
+mod limit;
+mod metrics;
+mod recovery;
+mod redis;
+mod route;
 mod stat;
 
 pub use bridge::Bridge;
 pub use config::{BatchConfig, BridgeConfig, ClaimMode, SinkProtocol, SinkTls, SinksConfig};
+pub use deliver::{AliveMarks, Deliver, Undeliverable};
 pub use error::StartError;
 pub use stat::{BusinessStat, QueueStat, Stat, StopReport};

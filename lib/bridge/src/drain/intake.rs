@@ -1,0 +1,449 @@
+//! What happens to elements between Redis and the sinks: decoded, routed, put into batches, sent, and their claims done.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use prometheus_client::metrics::counter::Counter;
+use tokio::task::JoinSet;
+
+use crate::config::ClaimMode;
+use crate::deliver::{Deliver, Undeliverable};
+use crate::drain::claims::{Claims, Slot, Span, Spans};
+use crate::drain::keeper::{Job, Keeper, Kept};
+use crate::drain::lane::{Lane, Offered, Parcel};
+use crate::drain::link::Reader;
+use crate::drain::progress::Progress;
+use crate::element::{Decoder, Inflater, Reason, Rejection};
+use crate::letter;
+use crate::limit::{Budget, RateLimit};
+use crate::metrics::{BusinessLabels, DeadLabels, Metrics};
+use crate::redis::{Keys, PARK_FULL, PARK_GONE, Source};
+use crate::route::Routes;
+
+/// How long parking waits after its bound was met.
+const PARK_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// Bytes of dead letters in one job.
+const LETTER_BYTES: usize = 1 << 20;
+/// Bytes of dead letters and parked elements that may wait for Redis before reading stops.
+const KEPT_BYTES_MAX: usize = 8 << 20;
+/// Pause before a batch that cannot be parked is offered to the sinks again.
+const RESEND_AFTER: Duration = Duration::from_millis(500);
+
+/// A parcel that came back, and whether a sink has it.
+type Returned = (Parcel, Result<(), Undeliverable>);
+
+/// What an intake shares with others.
+pub(crate) struct IntakeContext<D> {
+    pub(crate) mode: ClaimMode,
+    pub(crate) mark: Arc<str>,
+    pub(crate) keys: Keys,
+    pub(crate) deliver: D,
+    pub(crate) routes: Arc<Routes>,
+    pub(crate) budget: Arc<Budget>,
+    pub(crate) rate: Arc<RateLimit>,
+    pub(crate) metrics: Metrics,
+    pub(crate) popped: Counter,
+    pub(crate) progress: Arc<Progress>,
+}
+
+/// Letters that are not given to the keeper yet.
+#[derive(Default)]
+struct Letters {
+    written: Vec<Vec<u8>>,
+    bytes: usize,
+    spans: Spans,
+}
+
+pub(crate) struct Intake<D> {
+    context: IntakeContext<D>,
+    decoder: Decoder,
+    inflater: Option<Inflater>,
+    /// The element's business and log type, as its header has them.
+    name: Vec<u8>,
+    pub(crate) lanes: Vec<Lane>,
+    pub(crate) claims: Claims,
+    pub(crate) sends: JoinSet<Returned>,
+    pub(crate) keeper: Keeper,
+    letters: Letters,
+    /// Bytes of letters and parked values that the keeper has.
+    kept_bytes: usize,
+    /// Bytes of batches on their way.
+    sending_bytes: usize,
+    /// What the budget was told last.
+    accounted_bytes: usize,
+    /// The current time, as of the last turn.
+    now: Instant,
+    /// How the last claim of the queue went: asked for and got.
+    pub(crate) source_empty: bool,
+    pub(crate) dead_letters: u64,
+    sent_counters: Vec<Counter>,
+}
+
+impl<D: Deliver> Intake<D> {
+    pub(crate) fn new(
+        context: IntakeContext<D>,
+        lanes: Vec<Lane>,
+        inflater: Option<Inflater>,
+        keeper: Keeper,
+        now: Instant,
+    ) -> Self {
+        let labels = |lane: &Lane| BusinessLabels { business: lane.name.to_string() };
+        // Each reason shows from the start.
+        for reason in Reason::ALL {
+            let labels = DeadLabels { queue: context.keys.queue.clone(), reason: reason.label() };
+            let _ = context.metrics.dead.get_or_create(&labels);
+        }
+        let sent_counters =
+            lanes.iter().map(|lane| context.metrics.sent.get_or_create(&labels(lane)).clone()).collect();
+        Self {
+            context,
+            decoder: Decoder::default(),
+            inflater,
+            name: Vec::new(),
+            lanes,
+            claims: Claims::default(),
+            sends: JoinSet::new(),
+            keeper,
+            letters: Letters::default(),
+            kept_bytes: 0,
+            sending_bytes: 0,
+            accounted_bytes: 0,
+            now,
+            source_empty: false,
+            dead_letters: 0,
+            sent_counters,
+        }
+    }
+
+    /// Begins a turn: looks at the clock and at the sinks, and sends batches that are old enough.
+    pub(crate) fn begin_turn(&mut self, now: Instant) {
+        self.now = now;
+        for place in 0..self.lanes.len() {
+            self.lanes[place].look();
+            if self.lanes[place].due_at().is_some_and(|due| due <= now) {
+                self.send(place);
+            }
+        }
+    }
+
+    /// Ends a turn: hands on what it has brought together.
+    pub(crate) fn end_turn(&mut self) {
+        self.flush_letters();
+        self.park();
+        self.settle();
+        self.account();
+    }
+
+    /// Sends what is being filled, whatever its age.
+    pub(crate) fn send_all(&mut self) {
+        (0..self.lanes.len()).for_each(|place| self.send(place));
+    }
+
+    /// When the next batch is old enough, or parking may be tried again.
+    pub(crate) fn due_at(&self) -> Option<Instant> {
+        self.lanes.iter().flat_map(|lane| [lane.due_at(), lane.park_after]).flatten().min()
+    }
+
+    /// The business whose parked elements have reached their bound, if there is one.
+    pub(crate) fn park_full(&self) -> Option<&str> {
+        self.lanes.iter().find(|lane| lane.park_after.is_some()).map(|lane| &*lane.name)
+    }
+
+    fn send(&mut self, place: usize) {
+        if let Some(parcel) = self.lanes[place].take(self.now) {
+            self.send_parcel(parcel);
+        }
+    }
+
+    fn send_parcel(&mut self, parcel: Parcel) {
+        let place = parcel.lane;
+        self.sending_bytes += parcel.batch.frame_bytes();
+        let labels = BusinessLabels { business: self.lanes[place].name.to_string() };
+        let metrics = &self.context.metrics;
+        metrics.batch_events.get_or_create(&labels).observe(parcel.batch.events() as f64);
+        metrics.batch_bytes.get_or_create(&labels).observe(parcel.batch.frame_bytes() as f64);
+        let (deliver, business) = (self.context.deliver.clone(), Arc::clone(&self.lanes[place].name));
+        let keeps_trying = self.context.mode == ClaimMode::Pop;
+        self.sends.spawn(async move {
+            loop {
+                let sent = deliver.deliver(&business, &parcel.batch).await;
+                // Without a claim there is nowhere to park it from.
+                if sent.is_ok() || !keeps_trying {
+                    return (parcel, sent);
+                }
+                tokio::time::sleep(RESEND_AFTER).await;
+            }
+        });
+    }
+
+    /// A batch came back.
+    pub(crate) fn returned(&mut self, (parcel, sent): Returned) {
+        self.sending_bytes -= parcel.batch.frame_bytes();
+        let (events, lane) = (parcel.spans.elements(), &mut self.lanes[parcel.lane]);
+        let labels = BusinessLabels { business: lane.name.to_string() };
+        let metrics = &self.context.metrics;
+        match sent {
+            Ok(()) => {
+                let now = Instant::now();
+                let since = |then: Instant| now.saturating_duration_since(then).as_secs_f64();
+                metrics.send_seconds.get_or_create(&labels).observe(since(parcel.full_at));
+                metrics.end_to_end_seconds.get_or_create(&labels).observe(since(parcel.claimed_at));
+                self.sent_counters[parcel.lane].inc_by(events);
+                self.context.progress.sent.fetch_add(events, Ordering::Relaxed);
+                self.claims.finish(parcel.spans.iter());
+            }
+            Err(Undeliverable) => {
+                metrics.undelivered.get_or_create(&labels).inc_by(events);
+                lane.to_park.extend(&parcel.spans);
+            }
+        }
+    }
+
+    fn settle(&mut self) {
+        let mut settled = Vec::new();
+        for slot in self.claims.take_done() {
+            let Some(claim) = self.claims.get(slot) else { continue };
+            // Nothing was claimed, or there is no claim in Redis.
+            if claim.elements == Some(0) || self.context.mode == ClaimMode::Pop {
+                self.claims.close(slot);
+            } else {
+                settled.push((slot, claim.number));
+            }
+        }
+        if !settled.is_empty() {
+            self.keeper.give(Job::Settle(settled));
+        }
+    }
+
+    fn park(&mut self) {
+        for (place, lane) in self.lanes.iter_mut().enumerate() {
+            if lane.park_after.is_some_and(|at| at > self.now) {
+                continue;
+            }
+            lane.park_after = None;
+            if lane.to_park.is_empty() {
+                continue;
+            }
+            let spans = std::mem::take(&mut lane.to_park);
+            if self.context.mode == ClaimMode::Pop {
+                let values = std::mem::take(&mut lane.to_park_values);
+                self.keeper.give(Job::ParkValues { lane: place, values, spans });
+                continue;
+            }
+            for (slot, spans) in spans.by_claim() {
+                let Some(claim) = self.claims.get(slot) else { continue };
+                self.keeper.give(Job::Park { lane: place, number: claim.number, spans });
+            }
+        }
+    }
+
+    fn reject(&mut self, place: (Slot, u32), rejection: &Rejection, element: &[u8]) {
+        self.count_dead(rejection.reason);
+        let letter = letter::with_element(rejection, &self.context.mark, element);
+        self.letters.bytes += letter.len();
+        self.letters.written.push(letter);
+        self.letters.spans.add(place.0, place.1);
+        if self.letters.bytes >= LETTER_BYTES {
+            self.flush_letters();
+        }
+    }
+
+    fn count_dead(&self, reason: Reason) {
+        let labels = DeadLabels { queue: self.context.keys.queue.clone(), reason: reason.label() };
+        self.context.metrics.dead.get_or_create(&labels).inc();
+        self.context.progress.dead_letters.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn flush_letters(&mut self) {
+        let Letters { written, bytes, spans } = std::mem::take(&mut self.letters);
+        if !written.is_empty() {
+            self.kept_bytes += bytes;
+            self.keeper.give(Job::Dead { letters: written, spans });
+        }
+    }
+
+    /// Redis has done a job.
+    pub(crate) fn kept(&mut self, Kept { job, answer }: Kept) {
+        match job {
+            Job::Settle(claims) => self.settled(&claims, answer),
+            Job::Dead { letters, spans } => {
+                self.kept_bytes -= letters.iter().map(Vec::len).sum::<usize>();
+                self.dead_letters = u64::try_from(answer).unwrap_or(0);
+                self.claims.finish(spans.iter());
+            }
+            Job::Oversize { slot, index, .. } => {
+                if answer != PARK_GONE {
+                    self.dead_letters = u64::try_from(answer).unwrap_or(0);
+                }
+                self.claims.finish(std::iter::once(Span { slot, first: index, count: 1 }));
+            }
+            Job::Park { lane, spans, .. } => self.parked(lane, &spans, answer),
+            Job::ParkValues { lane, values, spans } => {
+                self.kept_bytes -= values.iter().map(Vec::len).sum::<usize>();
+                self.parked(lane, &spans.iter().collect::<Vec<_>>(), answer);
+            }
+            Job::CountDead => self.dead_letters = u64::try_from(answer).unwrap_or(0),
+        }
+    }
+
+    fn settled(&mut self, claims: &[(Slot, u64)], held: i64) {
+        let taken = i64::try_from(claims.len()).unwrap_or(i64::MAX) - held;
+        if taken > 0 {
+            tracing::warn!(
+                queue = %self.context.keys.queue,
+                "{taken} claims were put back by another instance, which took this one for dead: elements arrive twice"
+            );
+        }
+        for &(slot, _) in claims {
+            self.claims.close(slot);
+        }
+        self.context.progress.settled.fetch_add(claims.len() as u64, Ordering::Relaxed);
+    }
+
+    fn parked(&mut self, place: usize, spans: &[Span], answer: i64) {
+        let lane = &mut self.lanes[place];
+        if answer == PARK_FULL {
+            for span in spans {
+                (span.first..span.first + span.count).for_each(|index| lane.to_park.add(span.slot, index));
+            }
+            lane.park_after = Some(self.now + PARK_AGAIN_AFTER);
+            lane.may_have_parked = true;
+            return;
+        }
+        if answer != PARK_GONE {
+            let elements: u64 = spans.iter().map(|span| u64::from(span.count)).sum();
+            lane.may_have_parked = true;
+            let labels = BusinessLabels { business: lane.name.to_string() };
+            self.context.metrics.parked.get_or_create(&labels).inc_by(elements);
+            self.context.progress.parked.fetch_add(elements, Ordering::Relaxed);
+        }
+        self.claims.finish(spans.iter().copied());
+    }
+
+    fn account(&mut self) {
+        let filling: usize = self.lanes.iter().map(Lane::bytes).sum();
+        let now = filling + self.sending_bytes;
+        self.context.budget.change(std::mem::replace(&mut self.accounted_bytes, now), now);
+    }
+
+    /// Decodes an element and puts it into the batch of its business.
+    #[inline]
+    fn take(&mut self, place: (Slot, u32), bytes: &[u8]) -> Result<(), Rejection> {
+        let Self { decoder, inflater, name, lanes, context, claims, now, .. } = self;
+        let plain = match inflater {
+            Some(inflater) => inflater.inflate(bytes)?,
+            None => bytes,
+        };
+        let element = decoder.decode(plain)?;
+        let digits = element.log_type.digits();
+        name.clear();
+        name.extend_from_slice(&element.business);
+        name.extend_from_slice(digits);
+        let Some(lane_place) = context.routes.find(name, digits) else {
+            let detail = format!("neither {:?} nor the default is served", String::from_utf8_lossy(name));
+            return Err(Rejection::new(Reason::NoRoute, detail));
+        };
+        let lane = &mut lanes[lane_place];
+        if !lane.is_available {
+            lane.to_park.add(place.0, place.1);
+            if context.mode == ClaimMode::Pop {
+                self.kept_bytes += bytes.len();
+                lane.to_park_values.push(bytes.to_vec());
+            }
+            return Ok(());
+        }
+        let mut offered = lane.offer(&element, name, place);
+        if offered == Offered::Full {
+            let full = lane.take(*now);
+            offered = lane.offer(&element, name, place);
+            Self::began(lane, claims, place.0, *now);
+            if let Some(parcel) = full {
+                self.send_parcel(parcel);
+            }
+        } else {
+            Self::began(lane, claims, place.0, *now);
+        }
+        match offered {
+            Offered::Taken => {
+                if self.lanes[lane_place].is_full() {
+                    self.send(lane_place);
+                }
+                Ok(())
+            }
+            Offered::Full | Offered::TooLarge => {
+                Err(Rejection::new(Reason::TooLarge, "its event does not fit a frame"))
+            }
+        }
+    }
+
+    #[inline]
+    fn began(lane: &mut Lane, claims: &Claims, slot: Slot, now: Instant) {
+        lane.began(|| claims.get(slot).map_or(now, |claim| claim.claimed_at), now);
+    }
+}
+
+impl<D: Deliver> Reader for Intake<D> {
+    fn claims(&mut self) -> &mut Claims {
+        &mut self.claims
+    }
+
+    fn claimed(&mut self, slot: Slot, elements: usize, left: usize) {
+        let Some(claim) = self.claims.get_mut(slot) else { return };
+        let wanted = claim.wanted;
+        claim.elements = Some(u32::try_from(elements).unwrap_or(u32::MAX));
+        let progress = &self.context.progress;
+        match &claim.source {
+            Source::Queue => {
+                progress.waiting.store(left as u64, Ordering::Relaxed);
+                progress.popped.fetch_add(elements as u64, Ordering::Relaxed);
+                self.context.popped.inc_by(elements as u64);
+                self.source_empty = elements < wanted;
+            }
+            Source::Parked(business) => {
+                if let Some(lane) = self.lanes.iter_mut().find(|lane| *lane.name == **business) {
+                    lane.may_have_parked = left > 0;
+                }
+            }
+        }
+        self.context.rate.give_back(wanted.saturating_sub(elements));
+    }
+
+    #[inline]
+    fn element(&mut self, slot: Slot, index: u32, bytes: &[u8]) {
+        if let Err(rejection) = self.take((slot, index), bytes) {
+            self.reject((slot, index), &rejection, bytes);
+        }
+    }
+
+    fn oversize(&mut self, slot: Slot, index: u32, bytes: usize) {
+        let rejection = Rejection::new(Reason::TooLarge, "it does not fit a frame");
+        self.count_dead(rejection.reason);
+        let list = self.context.keys.dead_oversize();
+        let letter = letter::without_element(&rejection, &self.context.mark, bytes, &list);
+        let number = self.claims.get(slot).map_or(0, |claim| claim.number);
+        self.keeper.give(Job::Oversize { slot, number, index, letter });
+    }
+
+    fn ended(&mut self, slot: Slot) {
+        let Some(claim) = self.claims.get(slot) else { return };
+        let read = claim.read;
+        match claim.elements {
+            None => self.claimed(slot, read as usize, 0),
+            Some(elements) if elements > read => {
+                tracing::warn!(
+                    queue = %self.context.keys.queue,
+                    "a claim was put back by another instance while it was read: {} elements go there",
+                    elements - read
+                );
+            }
+            Some(_) => {}
+        }
+        self.claims.read_all(slot);
+    }
+
+    fn is_full(&self) -> bool {
+        // What is being filled is not in the budget before the turn ends; one reading of the socket adds little.
+        self.context.budget.is_full() || self.kept_bytes + self.letters.bytes >= KEPT_BYTES_MAX
+    }
+}

@@ -1,0 +1,184 @@
+//! One business in one drain: the batch that is being filled, and the elements that wait for a sink.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kiteq_flume::{Batch, BatchBuilder, Protocol, PushError};
+use tokio::sync::watch;
+
+use crate::config::{BatchConfig, SinkProtocol};
+use crate::drain::claims::{Slot, Spans};
+use crate::element::Element;
+
+const BUSINESS_NAME: &[u8] = b"businessName";
+const TYPE: &[u8] = b"type";
+
+/// A batch on its way, with the elements that are in it.
+#[derive(Debug)]
+pub(crate) struct Parcel {
+    pub(crate) lane: usize,
+    pub(crate) batch: Batch,
+    pub(crate) spans: Spans,
+    /// When its first element was claimed.
+    pub(crate) claimed_at: Instant,
+    pub(crate) full_at: Instant,
+}
+
+/// What a batch may be.
+#[derive(Debug, Clone)]
+pub(crate) struct BatchLimits {
+    protocol: Protocol,
+    events_max: usize,
+    bytes_max: usize,
+    age_max: Duration,
+    frame_bytes_max: usize,
+}
+
+impl BatchLimits {
+    pub(crate) fn new(batch: &BatchConfig, protocol: SinkProtocol) -> Self {
+        Self {
+            protocol: match protocol {
+                SinkProtocol::Compact => Protocol::Compact,
+                SinkProtocol::Binary => Protocol::Binary,
+            },
+            events_max: batch.events_max,
+            bytes_max: batch.bytes_max,
+            age_max: batch.age_max,
+            frame_bytes_max: batch.frame_bytes_max,
+        }
+    }
+}
+
+/// What became of an element that was offered to a lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Offered {
+    Taken,
+    /// The batch has no room for it; an empty one has.
+    Full,
+    /// No batch has.
+    TooLarge,
+}
+
+pub(crate) struct Lane {
+    pub(crate) name: Arc<str>,
+    place: usize,
+    limits: BatchLimits,
+    builder: BatchBuilder,
+    spans: Spans,
+    claimed_at: Instant,
+    begun_at: Instant,
+    availability: watch::Receiver<bool>,
+    /// As it was when looked at last.
+    pub(crate) is_available: bool,
+    /// Elements to be parked; nothing in them is being written.
+    pub(crate) to_park: Spans,
+    /// The same without a claim to park them from.
+    pub(crate) to_park_values: Vec<Vec<u8>>,
+    /// When parking may be tried again, after the bound was met.
+    pub(crate) park_after: Option<Instant>,
+    /// Whether parked elements may be in Redis.
+    pub(crate) may_have_parked: bool,
+}
+
+impl Lane {
+    pub(crate) fn new(
+        name: &str,
+        place: usize,
+        limits: &BatchLimits,
+        availability: watch::Receiver<bool>,
+        now: Instant,
+    ) -> Self {
+        let is_available = *availability.borrow();
+        Self {
+            name: name.into(),
+            place,
+            builder: BatchBuilder::new(limits.protocol, limits.frame_bytes_max),
+            limits: limits.clone(),
+            spans: Spans::default(),
+            claimed_at: now,
+            begun_at: now,
+            is_available,
+            availability,
+            to_park: Spans::default(),
+            to_park_values: Vec::new(),
+            park_after: None,
+            may_have_parked: true,
+        }
+    }
+
+    /// Looks whether there are sinks.
+    pub(crate) fn look(&mut self) {
+        self.is_available = *self.availability.borrow();
+    }
+
+    /// Bytes of the batch that is being filled.
+    pub(crate) fn bytes(&self) -> usize {
+        if self.builder.is_empty() { 0 } else { self.builder.frame_bytes() }
+    }
+
+    /// When the batch has to go, if there is one.
+    pub(crate) fn due_at(&self) -> Option<Instant> {
+        (!self.builder.is_empty()).then(|| self.begun_at + self.limits.age_max)
+    }
+
+    /// Whether the batch has reached a bound.
+    pub(crate) fn is_full(&self) -> bool {
+        self.builder.events() >= self.limits.events_max || self.builder.body_bytes() >= self.limits.bytes_max
+    }
+
+    /// Puts an element into the batch.
+    #[inline]
+    pub(crate) fn offer(&mut self, element: &Element<'_>, name: &[u8], place: (Slot, u32)) -> Offered {
+        let digits = element.log_type.digits();
+        let comma: &[u8] = if element.body_members { b"," } else { b"" };
+        let log_type: [&[u8]; 3] =
+            if digits.is_empty() { [b"", b"", b"}"] } else { [b",\"log_type\":\"", digits, b"\"}"] };
+        let body: [&[u8]; 12] = [
+            &element.momoid,
+            b"\t",
+            &element.kind,
+            b"\t",
+            element.body_open,
+            comma,
+            b"\"business_type\":\"",
+            element.business_raw,
+            b"\"",
+            log_type[0],
+            log_type[1],
+            log_type[2],
+        ];
+        if !self.builder.is_empty() {
+            let bytes: usize = body.iter().map(|part| part.len()).sum();
+            if self.builder.body_bytes() + bytes > self.limits.bytes_max {
+                return Offered::Full;
+            }
+        }
+        match self.builder.push(&[(BUSINESS_NAME, name), (TYPE, &element.kind)], &body) {
+            Ok(()) => {
+                self.spans.add(place.0, place.1);
+                Offered::Taken
+            }
+            Err(PushError::Full) => Offered::Full,
+            Err(PushError::TooLarge) => Offered::TooLarge,
+        }
+    }
+
+    /// Notes when the batch began, if the element that was just put in is its first.
+    #[inline]
+    pub(crate) fn began(&mut self, claimed_at: impl FnOnce() -> Instant, now: Instant) {
+        if self.builder.events() == 1 {
+            (self.claimed_at, self.begun_at) = (claimed_at(), now);
+        }
+    }
+
+    /// Takes the batch, if anything is in it, and begins a new one.
+    pub(crate) fn take(&mut self, now: Instant) -> Option<Parcel> {
+        if self.builder.is_empty() {
+            return None;
+        }
+        let fresh = BatchBuilder::new(self.limits.protocol, self.limits.frame_bytes_max);
+        let batch = std::mem::replace(&mut self.builder, fresh).finish();
+        let spans = std::mem::take(&mut self.spans);
+        Some(Parcel { lane: self.place, batch, spans, claimed_at: self.claimed_at, full_at: now })
+    }
+}

@@ -1,0 +1,361 @@
+//! The connection on which a drain claims and reads.
+//!
+//! Claims are asked for ahead; their elements are read from the socket's buffer one by one. When the connection breaks, what was
+//! asked for and not read to its end is asked for again on the next one: a claim by the same name is the same claim.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::time::Instant;
+
+use crate::config::ClaimMode;
+use crate::drain::claims::{Claims, Slot};
+use crate::redis::{Connection, Dialer, Head, Keys, Owner, RedisError, Reply, Script, Scripts, head, skip_crlf, unix_ms};
+
+type Opening = Pin<Box<dyn Future<Output = Result<(Connection, Scripts), RedisError>> + Send>>;
+
+enum State {
+    Down { until: Instant },
+    Opening(Opening),
+    Up(Box<(Connection, Scripts)>),
+}
+
+/// What is asked for, in the order of the replies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Expected {
+    Claim(Slot),
+    Elements(Slot),
+}
+
+/// Where the reading of elements stands.
+#[derive(Debug, Clone, Copy, Default)]
+struct Reading {
+    /// Elements of the current reply that are still to come.
+    left: Option<usize>,
+    /// Bytes of an element that is too large to be held, with its line end.
+    skip: usize,
+}
+
+/// What happened on a link.
+#[derive(Debug)]
+pub(crate) enum LinkEvent {
+    /// There is more to read, or a connection.
+    More,
+    /// It broke, or could not be opened.
+    Failed(RedisError),
+}
+
+/// What reading gives.
+pub(crate) trait Reader {
+    fn claims(&mut self) -> &mut Claims;
+    /// A claim has so many elements, and so many are left at its source.
+    fn claimed(&mut self, slot: Slot, elements: usize, left: usize);
+    /// The next element of a claim.
+    fn element(&mut self, slot: Slot, index: u32, bytes: &[u8]);
+    /// The next element of a claim is too large to be held.
+    fn oversize(&mut self, slot: Slot, index: u32, bytes: usize);
+    /// All elements of a claim have been given.
+    fn ended(&mut self, slot: Slot);
+    /// Whether no more may be read now.
+    fn is_full(&self) -> bool;
+}
+
+/// What a link has to know.
+pub(crate) struct LinkContext {
+    pub(crate) dialer: Dialer,
+    pub(crate) keys: Keys,
+    pub(crate) owner: Owner,
+    pub(crate) mode: ClaimMode,
+    /// Larger elements are not held.
+    pub(crate) element_bytes_max: usize,
+}
+
+pub(crate) struct Link {
+    context: LinkContext,
+    state: State,
+    expected: VecDeque<Expected>,
+    reading: Reading,
+    /// Bytes that the buffer has to hold before reading goes on.
+    wanted_bytes: usize,
+    progress_at: Instant,
+}
+
+impl Link {
+    pub(crate) fn new(context: LinkContext, now: Instant) -> Self {
+        Self {
+            context,
+            state: State::Down { until: now },
+            expected: VecDeque::new(),
+            reading: Reading::default(),
+            wanted_bytes: 0,
+            progress_at: now,
+        }
+    }
+
+    pub(crate) fn is_up(&self) -> bool {
+        matches!(self.state, State::Up(_))
+    }
+
+    /// Claims that were asked for and not read to their end.
+    pub(crate) fn unread(&self) -> usize {
+        self.expected.iter().filter(|expected| matches!(expected, Expected::Elements(_))).count()
+    }
+
+    /// When an answer is overdue, if one is awaited.
+    pub(crate) fn overdue_at(&self) -> Option<Instant> {
+        (self.is_up() && !self.expected.is_empty()).then(|| self.progress_at + self.context.dialer.timeout)
+    }
+
+    /// An answer is overdue.
+    pub(crate) fn overdue(&self) -> RedisError {
+        RedisError::Timeout { step: "waiting for claims", timeout: self.context.dialer.timeout }
+    }
+
+    /// Waiting is over because reading was paused.
+    pub(crate) fn touch(&mut self, now: Instant) {
+        self.progress_at = now;
+    }
+
+    /// Waits for the connection, or for more on it.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub(crate) async fn event(&mut self) -> LinkEvent {
+        loop {
+            match &mut self.state {
+                State::Down { until } => {
+                    tokio::time::sleep_until((*until).into()).await;
+                    self.state = State::Opening(open(&self.context));
+                }
+                State::Opening(opening) => match opening.await {
+                    Ok(connected) => {
+                        self.state = State::Up(Box::new(connected));
+                        return LinkEvent::More;
+                    }
+                    Err(error) => return LinkEvent::Failed(error),
+                },
+                State::Up(connected) => {
+                    return match connected.0.fill(self.wanted_bytes).await {
+                        Ok(()) => {
+                            self.progress_at = Instant::now();
+                            LinkEvent::More
+                        }
+                        Err(error) => LinkEvent::Failed(error),
+                    };
+                }
+            }
+        }
+    }
+
+    /// Gives the connection up until then.
+    pub(crate) fn down(&mut self, until: Instant) {
+        self.state = State::Down { until };
+        self.reading = Reading::default();
+        self.wanted_bytes = 0;
+    }
+
+    /// Slots whose elements were not read to their end, which are no longer expected.
+    pub(crate) fn take_unread(&mut self) -> Vec<Slot> {
+        let unread = self.expected.drain(..).filter_map(|expected| match expected {
+            Expected::Elements(slot) => Some(slot),
+            Expected::Claim(_) => None,
+        });
+        unread.collect()
+    }
+
+    /// Queues what it takes to read a claim that is open: to claim it, unless Redis has said that it is ours, and its elements from
+    /// where reading stands.
+    pub(crate) fn ask(&mut self, slot: Slot, claims: &Claims) {
+        let (State::Up(connected), Some(claim)) = (&mut self.state, claims.get(slot)) else { return };
+        let (connection, scripts) = &mut **connected;
+        if self.expected.is_empty() {
+            self.progress_at = Instant::now();
+        }
+        let LinkContext { keys, owner, mode, .. } = &self.context;
+        let source = keys.source(&claim.source);
+        if *mode == ClaimMode::Pop {
+            connection.queue(&[b"LPOP", source.as_bytes(), claim.wanted.to_string().as_bytes()]);
+            self.expected.push_back(Expected::Elements(slot));
+            return;
+        }
+        let name = owner.claim(claim.number);
+        let key = keys.claim(&name);
+        if claim.elements.is_none() {
+            let value = format!("{} {}", claim.source.text(), unix_ms());
+            let wanted = claim.wanted.to_string();
+            let arguments = [name.as_bytes(), value.as_bytes(), wanted.as_bytes()];
+            scripts.queue(connection, Script::Claim, &[&source, &keys.claims(), &key], &arguments);
+            self.expected.push_back(Expected::Claim(slot));
+        }
+        connection.queue(&[b"LRANGE", key.as_bytes(), claim.read.to_string().as_bytes(), b"-1"]);
+        self.expected.push_back(Expected::Elements(slot));
+    }
+
+    /// Writes what was asked for.
+    pub(crate) async fn flush(&mut self) -> Result<(), RedisError> {
+        match &mut self.state {
+            State::Up(connected) => connected.0.flush().await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Reads what is there, until `reader` is full.
+    pub(crate) fn read(&mut self, reader: &mut impl Reader) -> Result<(), RedisError> {
+        self.wanted_bytes = 0;
+        while !reader.is_full() {
+            let State::Up(connected) = &mut self.state else { return Ok(()) };
+            let connection = &mut connected.0;
+            let Some(&expected) = self.expected.front() else {
+                let surplus = connection.inbound().len();
+                return if surplus == 0 {
+                    Ok(())
+                } else {
+                    Err(RedisError::Protocol { reason: format!("{surplus} bytes came that nobody asked for") })
+                };
+            };
+            let done = match expected {
+                Expected::Claim(slot) => read_claim(connection, slot, reader)?,
+                Expected::Elements(slot) => {
+                    let limit = self.context.element_bytes_max;
+                    let read = read_elements(connection, slot, &mut self.reading, limit, reader)?;
+                    self.wanted_bytes = read.unwrap_or(0);
+                    read.is_none()
+                }
+            };
+            if !done {
+                return Ok(());
+            }
+            self.expected.pop_front();
+        }
+        Ok(())
+    }
+}
+
+fn open(context: &LinkContext) -> Opening {
+    let (dialer, mode) = (context.dialer.clone(), context.mode);
+    Box::pin(async move {
+        let mut connection = dialer.connect().await?;
+        let scripts = match mode {
+            ClaimMode::Script => Scripts::load(&mut connection).await?,
+            ClaimMode::Pop => Scripts::default(),
+        };
+        Ok((connection, scripts))
+    })
+}
+
+fn read_claim(connection: &mut Connection, slot: Slot, reader: &mut impl Reader) -> Result<bool, RedisError> {
+    let Some((reply, len)) = Reply::parse(connection.inbound())? else { return Ok(false) };
+    connection.consume(len);
+    let counts = match &reply {
+        Reply::Error(refusal) => {
+            return Err(RedisError::Refused { command: "claiming", refusal: refusal.clone() });
+        }
+        Reply::Array(counts) => counts.iter().filter_map(Reply::integer).collect::<Vec<_>>(),
+        _ => Vec::new(),
+    };
+    let [elements, left] = counts[..] else {
+        return Err(RedisError::Protocol { reason: format!("a claim is answered {reply:?}") });
+    };
+    reader.claimed(slot, usize::try_from(elements).unwrap_or(0), usize::try_from(left).unwrap_or(0));
+    Ok(true)
+}
+
+/// Reads elements as far as they are there. Nothing once all of the reply is read, else the bytes that the next step needs.
+fn read_elements(
+    connection: &mut Connection,
+    slot: Slot,
+    reading: &mut Reading,
+    element_bytes_max: usize,
+    reader: &mut impl Reader,
+) -> Result<Option<usize>, RedisError> {
+    let mut at = 0;
+    let result = read_into(connection.inbound(), &mut at, slot, reading, element_bytes_max, reader);
+    connection.consume(at);
+    let wanted = result?;
+    if wanted.is_none() {
+        *reading = Reading::default();
+        reader.ended(slot);
+    }
+    Ok(wanted)
+}
+
+fn read_into(
+    bytes: &[u8],
+    at: &mut usize,
+    slot: Slot,
+    reading: &mut Reading,
+    element_bytes_max: usize,
+    reader: &mut impl Reader,
+) -> Result<Option<usize>, RedisError> {
+    let mut left = match reading.left {
+        Some(left) => left,
+        None => match head(bytes)? {
+            None => return Ok(Some(0)),
+            Some((Head::Array(count), len)) => {
+                *at = len;
+                count.unwrap_or(0)
+            }
+            Some((Head::Bulk(None), len)) => {
+                *at = len;
+                0
+            }
+            Some((Head::Error(line), _)) => {
+                let refusal = crate::redis::Refusal(String::from_utf8_lossy(line).into_owned());
+                return Err(RedisError::Refused { command: "reading a claim", refusal });
+            }
+            Some((other, _)) => return Err(RedisError::Protocol { reason: format!("elements are answered {other:?}") }),
+        },
+    };
+    let first = reader.claims().get(slot).map_or(0, |claim| claim.read);
+    let mut index = first;
+    let wanted = take_elements(bytes, at, &mut left, &mut index, slot, reading, element_bytes_max, reader);
+    // Also when it went wrong further on: what was taken has a fate.
+    reader.claims().read(slot, index - first);
+    reading.left = Some(left);
+    wanted
+}
+
+#[allow(clippy::too_many_arguments, reason = "the innermost loop; its caller accounts for what it leaves behind")]
+fn take_elements(
+    bytes: &[u8],
+    at: &mut usize,
+    left: &mut usize,
+    index: &mut u32,
+    slot: Slot,
+    reading: &mut Reading,
+    element_bytes_max: usize,
+    reader: &mut impl Reader,
+) -> Result<Option<usize>, RedisError> {
+    loop {
+        if reading.skip > 0 {
+            let skipped = reading.skip.min(bytes.len() - *at);
+            *at += skipped;
+            reading.skip -= skipped;
+            if reading.skip > 0 {
+                return Ok(Some(0));
+            }
+        }
+        if *left == 0 {
+            return Ok(None);
+        }
+        let rest = &bytes[*at..];
+        let Some((head, head_len)) = head(rest)? else { return Ok(Some(0)) };
+        let Head::Bulk(Some(len)) = head else {
+            return Err(RedisError::Protocol { reason: format!("an element is answered {head:?}") });
+        };
+        if len > element_bytes_max {
+            reader.oversize(slot, *index, len);
+            *at += head_len;
+            reading.skip = len + 2;
+        } else {
+            let end = head_len + len;
+            if rest.len() < end + 2 {
+                return Ok(Some(end + 2));
+            }
+            skip_crlf(&rest[end..])?;
+            reader.element(slot, *index, &rest[head_len..end]);
+            *at += end + 2;
+        }
+        *index += 1;
+        *left -= 1;
+    }
+}

@@ -1,0 +1,54 @@
+//! How a drain is doing, for whoever asks.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use crate::stat::QueueStat;
+
+/// Written by a drain and its watcher, read by others.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    pub(crate) waiting: AtomicU64,
+    pub(crate) popped: AtomicU64,
+    pub(crate) sent: AtomicU64,
+    pub(crate) dead_letters: AtomicU64,
+    pub(crate) parked: AtomicU64,
+    pub(crate) claims: AtomicU64,
+    pub(crate) in_flight: AtomicU64,
+    pub(crate) settled: AtomicU64,
+    pub(crate) put_back: AtomicU64,
+    /// Popped without a claim, and neither sent nor kept when the drain ended or its connection broke.
+    pub(crate) lost: AtomicU64,
+    /// Why the queue is not being drained; nothing while it is.
+    trouble: Mutex<Option<String>>,
+}
+
+impl Progress {
+    /// Notes why the queue is not being drained. True when that is new.
+    pub(crate) fn set_trouble(&self, trouble: Option<String>) -> bool {
+        let mut current = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = *current != trouble;
+        *current = trouble;
+        new
+    }
+
+    pub(crate) fn trouble(&self) -> Option<String> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn stat(&self, host: &str, queue: &str) -> QueueStat {
+        let read = |value: &AtomicU64| value.load(Ordering::Relaxed);
+        QueueStat {
+            host: host.to_owned(),
+            queue: queue.to_owned(),
+            state: self.trouble().unwrap_or_else(|| "draining".to_owned()),
+            waiting: read(&self.waiting),
+            popped: read(&self.popped),
+            sent: read(&self.sent),
+            dead_letters: read(&self.dead_letters),
+            parked: read(&self.parked),
+            claims: read(&self.claims),
+            in_flight: read(&self.in_flight),
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! Elements: what a queue holds, and the event that becomes of one.
+
+mod body;
+mod inflate;
+mod parse;
+mod scan;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use inflate::Inflater;
+pub(crate) use parse::{Decoder, Element};
+
+/// Why an element becomes a dead letter. The label is the metric's and the letter's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Reason {
+    /// It is not JSON, which is UTF-8.
+    NotJson,
+    /// It is JSON, but a field is missing or of the wrong type.
+    WrongShape,
+    /// Neither its business nor the default one is served.
+    NoRoute,
+    /// It does not fit a frame.
+    TooLarge,
+    /// It is not raw DEFLATE, or ends early.
+    BrokenDeflate,
+    /// Inflated it is larger than it may be.
+    InflatedTooLarge,
+}
+
+impl Reason {
+    pub(crate) const ALL: [Self; 6] = [
+        Self::NotJson,
+        Self::WrongShape,
+        Self::NoRoute,
+        Self::TooLarge,
+        Self::BrokenDeflate,
+        Self::InflatedTooLarge,
+    ];
+
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::NotJson => "not_json",
+            Self::WrongShape => "wrong_shape",
+            Self::NoRoute => "no_route",
+            Self::TooLarge => "too_large",
+            Self::BrokenDeflate => "broken_deflate",
+            Self::InflatedTooLarge => "inflated_too_large",
+        }
+    }
+}
+
+/// An element that does not become an event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Rejection {
+    pub(crate) reason: Reason,
+    /// For people: what and where.
+    pub(crate) detail: String,
+}
+
+impl Rejection {
+    pub(crate) fn new(reason: Reason, detail: impl Into<String>) -> Self {
+        Self { reason, detail: detail.into() }
+    }
+}
