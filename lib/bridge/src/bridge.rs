@@ -74,7 +74,9 @@ impl Bridge {
             None
         };
         if config.claim_mode == ClaimMode::Pop {
-            tracing::warn!("claim=pop: elements are popped without a claim; those that this bridge holds when it dies are lost");
+            tracing::warn!(
+                "claim=pop: elements are popped without a claim; those that this bridge holds when it dies are lost"
+            );
         }
         let dialer = |address: Address| Dialer {
             timeout: config.redis_timeout,
@@ -137,11 +139,17 @@ impl Bridge {
     /// How it is doing.
     #[must_use]
     pub fn stat(&self) -> Stat {
-        let business =
-            |(name, available): &(String, watch::Receiver<bool>)| BusinessStat { name: name.clone(), available: *available.borrow() };
+        let business = |(name, available): &(String, watch::Receiver<bool>)| BusinessStat {
+            name: name.clone(),
+            available: *available.borrow(),
+        };
         Stat {
             mark: self.mark.clone(),
-            queues: self.sources.iter().map(|source| source.progress.stat(&source.host, &source.queue)).collect(),
+            queues: self
+                .sources
+                .iter()
+                .map(|source| source.progress.stat(&source.host, &source.queue))
+                .collect(),
             businesses: self.businesses.iter().map(business).collect(),
             pipeline_bytes: self.budget.used_bytes() as u64,
         }
@@ -240,7 +248,11 @@ impl<D: Deliver> Starter<D> {
             alive: self.alive.clone(),
             metrics: self.metrics.clone(),
         };
-        self.shutdown.spawn(format!("warden of {host}"), Importance::Essential, warden.run(self.shutdown.clone()));
+        self.shutdown.spawn(
+            format!("warden of {host}"),
+            Importance::Essential,
+            warden.run(self.shutdown.clone()),
+        );
     }
 
     fn drain(&self, dialer: &Dialer, keys: Keys, progress: Arc<Progress>, task: usize) -> Drain<D> {
@@ -287,10 +299,16 @@ fn check(config: &BridgeConfig) -> Result<Vec<Address>, StartError> {
     }
     let connections = unique(&config.queues).len() * CONNECTIONS_PER_QUEUE + CONNECTIONS_PER_SERVER;
     if config.redis_connections_max < connections {
-        return refuse("redis connections", format!("{connections} are needed for so many queues, allow as many"));
+        return refuse(
+            "redis connections",
+            format!("{connections} are needed for so many queues, allow as many"),
+        );
     }
     if !(1..=CLAIM_ELEMENTS_MAX).contains(&config.claim_elements) {
-        return refuse("claim elements", format!("from 1 to {CLAIM_ELEMENTS_MAX}, not {}", config.claim_elements));
+        return refuse(
+            "claim elements",
+            format!("from 1 to {CLAIM_ELEMENTS_MAX}, not {}", config.claim_elements),
+        );
     }
     let positive = [
         ("claims in flight", config.claims_in_flight_max),

@@ -21,7 +21,11 @@ pub trait Deliver: Clone + Send + Sync + 'static {
     ///
     /// # Cancel safety
     /// A batch whose future is dropped may have been sent.
-    fn deliver(&self, business: &str, batch: &Batch) -> impl Future<Output = Result<(), Undeliverable>> + Send;
+    fn deliver(
+        &self,
+        business: &str,
+        batch: &Batch,
+    ) -> impl Future<Output = Result<(), Undeliverable>> + Send;
 
     /// Whether a sink of the business may take batches now.
     fn availability(&self, business: &str) -> watch::Receiver<bool>;

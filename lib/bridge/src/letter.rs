@@ -72,7 +72,10 @@ mod tests {
         let rejection = Rejection::new(Reason::NotJson, "at byte 0: expected \"a value\"");
         let read = |bytes: &[u8]| serde_json::from_slice::<serde_json::Value>(bytes).unwrap();
         let text = read(&with_element(&rejection, "h_i:1", b"\x01\"quoted\"\n"));
-        assert_eq!((text["element"].as_str(), text["reason"].as_str()), (Some("\u{1}\"quoted\"\n"), Some("not_json")));
+        assert_eq!(
+            (text["element"].as_str(), text["reason"].as_str()),
+            (Some("\u{1}\"quoted\"\n"), Some("not_json"))
+        );
         let binary = read(&with_element(&rejection, "h_i:1", b"\xff\x00"));
         assert_eq!(STANDARD.decode(binary["element_base64"].as_str().unwrap()).unwrap(), b"\xff\x00");
         assert!(binary.get("element").is_none());

@@ -21,5 +21,7 @@ mod stat;
 pub use bridge::Bridge;
 pub use config::{BatchConfig, BridgeConfig, ClaimMode, SinkProtocol, SinkTls, SinksConfig};
 pub use deliver::{AliveMarks, Deliver, Undeliverable};
+#[doc(hidden)]
+pub use element::event_body;
 pub use error::StartError;
 pub use stat::{BusinessStat, QueueStat, Stat, StopReport};

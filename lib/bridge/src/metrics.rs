@@ -86,7 +86,11 @@ impl Metrics {
     fn register_queues(&self, registry: &mut Registry) {
         registry.register("bridge_popped", "Elements taken from a queue", self.popped.clone());
         registry.register("bridge_dead_letters", "Elements that became dead letters", self.dead.clone());
-        registry.register("bridge_put_back", "Elements of dead instances' claims put back", self.put_back.clone());
+        registry.register(
+            "bridge_put_back",
+            "Elements of dead instances' claims put back",
+            self.put_back.clone(),
+        );
         registry.register("bridge_queue_length", "Elements that wait in a queue", self.queue_length.clone());
         registry.register("bridge_claims", "Claims that are not settled", self.claims.clone());
         registry.register(
@@ -103,11 +107,19 @@ impl Metrics {
 
     fn register_businesses(&self, registry: &mut Registry) {
         registry.register("bridge_sent", "Elements that a sink has", self.sent.clone());
-        registry.register("bridge_retried", "Elements of batches that no sink took", self.undelivered.clone());
+        registry.register(
+            "bridge_retried",
+            "Elements of batches that no sink took",
+            self.undelivered.clone(),
+        );
         registry.register("bridge_parked", "Elements parked for want of a sink", self.parked.clone());
         registry.register("bridge_batch_events", "Events in a batch", self.batch_events.clone());
         registry.register("bridge_batch_bytes", "Bytes of a batch", self.batch_bytes.clone());
-        registry.register("bridge_send_seconds", "Time from a full batch to its OK", self.send_seconds.clone());
+        registry.register(
+            "bridge_send_seconds",
+            "Time from a full batch to its OK",
+            self.send_seconds.clone(),
+        );
         registry.register(
             "bridge_end_to_end_seconds",
             "Time from the claim of a batch's first element to the batch's OK",

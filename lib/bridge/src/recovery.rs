@@ -70,7 +70,9 @@ async fn put_back(
         scripts.queue(connection, Script::PutBack, &names, &[claim.name.as_bytes(), claim.value.as_bytes()]);
         connection.flush().await?;
         match connection.reply().await? {
-            Reply::Error(refusal) => return Err(RedisError::Refused { command: "putting back a claim", refusal }),
+            Reply::Error(refusal) => {
+                return Err(RedisError::Refused { command: "putting back a claim", refusal });
+            }
             reply => {
                 if let Ok(elements) = u64::try_from(reply.integer().unwrap_or(-1)) {
                     done.claims += 1;
@@ -167,7 +169,7 @@ pub(crate) struct Warden {
 impl Warden {
     /// Works until `shutdown`.
     pub(crate) async fn run(mut self, shutdown: Shutdown) {
-        let mut outage = Outage::new(&self.dialer.address, "watching of", "its queues");
+        let mut outage = Outage::of_refusals(&self.dialer.address, "watching of", "its queues");
         while !shutdown.is_cancelled() {
             let watched = shutdown.token().run_until_cancelled(self.watch(&mut outage)).await;
             if let Some(Err(error)) = watched {
@@ -249,7 +251,12 @@ impl Warden {
     }
 
     /// Elements that were parked for a business that is not served any more go through the queue again, to another or the dead letters.
-    async fn unpark(&self, connection: &mut Connection, scripts: &Scripts, keys: &Keys) -> Result<(), RedisError> {
+    async fn unpark(
+        &self,
+        connection: &mut Connection,
+        scripts: &Scripts,
+        keys: &Keys,
+    ) -> Result<(), RedisError> {
         let hash = keys.parked_businesses();
         let Reply::Array(businesses) = connection.ask("HKEYS", &[b"HKEYS", hash.as_bytes()]).await? else {
             return Ok(());
@@ -267,7 +274,9 @@ impl Warden {
                 scripts.queue(connection, Script::Unpark, &names, &arguments);
                 connection.flush().await?;
                 left = match connection.reply().await? {
-                    Reply::Error(refusal) => return Err(RedisError::Refused { command: "unparking", refusal }),
+                    Reply::Error(refusal) => {
+                        return Err(RedisError::Refused { command: "unparking", refusal });
+                    }
                     reply => reply.integer().unwrap_or(0),
                 };
             }

@@ -74,8 +74,10 @@ pub(crate) struct Intake<D> {
     accounted_bytes: usize,
     /// The current time, as of the last turn.
     now: Instant,
-    /// How the last claim of the queue went: asked for and got.
+    /// Whether the last claim of the queue got less than it asked for.
     pub(crate) source_empty: bool,
+    /// Whether a claim was answered since somebody looked.
+    pub(crate) is_answered: bool,
     pub(crate) dead_letters: u64,
     sent_counters: Vec<Counter>,
 }
@@ -111,6 +113,7 @@ impl<D: Deliver> Intake<D> {
             accounted_bytes: 0,
             now,
             source_empty: false,
+            is_answered: false,
             dead_letters: 0,
             sent_counters,
         }
@@ -389,6 +392,7 @@ impl<D: Deliver> Reader for Intake<D> {
     }
 
     fn claimed(&mut self, slot: Slot, elements: usize, left: usize) {
+        self.is_answered = true;
         let Some(claim) = self.claims.get_mut(slot) else { return };
         let wanted = claim.wanted;
         claim.elements = Some(u32::try_from(elements).unwrap_or(u32::MAX));

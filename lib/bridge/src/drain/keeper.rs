@@ -69,7 +69,7 @@ impl Keeper {
         let (jobs, inbox) = mpsc::unbounded_channel();
         let (outbox, kept) = mpsc::unbounded_channel();
         let end = CancellationToken::new();
-        let outage = Outage::new(&context.dialer.address, "settling of queue", &context.keys.queue);
+        let outage = Outage::of_refusals(&context.dialer.address, "settling of queue", &context.keys.queue);
         let worker = Worker { context: Arc::new(context), inbox, outbox, held: Vec::new(), outage };
         let until = end.clone();
         shutdown.spawn("keeper", Importance::Essential, async move {
@@ -196,7 +196,10 @@ impl Worker {
 
 /// Whether every command is refused, for a while: nothing of what waits would fare better.
 fn is_passing(refusal: &Refusal) -> bool {
-    matches!(refusal.kind(), "LOADING" | "READONLY" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" | "BUSY" | "NOAUTH" | "MOVED")
+    matches!(
+        refusal.kind(),
+        "LOADING" | "READONLY" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" | "BUSY" | "NOAUTH" | "MOVED"
+    )
 }
 
 fn job_command(job: &Job) -> &'static str {
@@ -218,7 +221,9 @@ impl KeeperContext {
                 let index = index.to_string();
                 scripts.queue(connection, Script::Oversize, &refs(&keys), &[index.as_bytes(), letter]);
             }
-            Job::Park { lane, number, spans, .. } => self.queue_park(*lane, *number, spans, connection, scripts),
+            Job::Park { lane, number, spans, .. } => {
+                self.queue_park(*lane, *number, spans, connection, scripts);
+            }
             Job::ParkValues { lane, values, .. } => {
                 push(connection, &self.keys.parked(&self.businesses[*lane]), values);
             }
@@ -238,7 +243,14 @@ impl KeeperContext {
         scripts.queue(connection, Script::Settle, &refs(&keys), &names);
     }
 
-    fn queue_park(&self, lane: usize, number: u64, spans: &[Span], connection: &mut Connection, scripts: &Scripts) {
+    fn queue_park(
+        &self,
+        lane: usize,
+        number: u64,
+        spans: &[Span],
+        connection: &mut Connection,
+        scripts: &Scripts,
+    ) {
         let business = &self.businesses[lane];
         let keys = [self.claim_key(number), self.keys.parked(business), self.keys.parked_businesses()];
         let mut arguments = vec![self.parked_max.to_string(), business.clone(), unix_ms().to_string()];

@@ -129,24 +129,7 @@ impl Lane {
     /// Puts an element into the batch.
     #[inline]
     pub(crate) fn offer(&mut self, element: &Element<'_>, name: &[u8], place: (Slot, u32)) -> Offered {
-        let digits = element.log_type.digits();
-        let comma: &[u8] = if element.body_members { b"," } else { b"" };
-        let log_type: [&[u8]; 3] =
-            if digits.is_empty() { [b"", b"", b"}"] } else { [b",\"log_type\":\"", digits, b"\"}"] };
-        let body: [&[u8]; 12] = [
-            &element.momoid,
-            b"\t",
-            &element.kind,
-            b"\t",
-            element.body_open,
-            comma,
-            b"\"business_type\":\"",
-            element.business_raw,
-            b"\"",
-            log_type[0],
-            log_type[1],
-            log_type[2],
-        ];
+        let body = element.body();
         if !self.builder.is_empty() {
             let bytes: usize = body.iter().map(|part| part.len()).sum();
             if self.builder.body_bytes() + bytes > self.limits.bytes_max {

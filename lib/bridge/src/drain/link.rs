@@ -9,7 +9,9 @@ use std::time::Instant;
 
 use crate::config::ClaimMode;
 use crate::drain::claims::{Claims, Slot};
-use crate::redis::{Connection, Dialer, Head, Keys, Owner, RedisError, Reply, Script, Scripts, head, skip_crlf, unix_ms};
+use crate::redis::{
+    Connection, Dialer, Head, Keys, Owner, RedisError, Reply, Script, Scripts, head, skip_crlf, unix_ms,
+};
 
 type Opening = Pin<Box<dyn Future<Output = Result<(Connection, Scripts), RedisError>> + Send>>;
 
@@ -209,7 +211,9 @@ impl Link {
                 return if surplus == 0 {
                     Ok(())
                 } else {
-                    Err(RedisError::Protocol { reason: format!("{surplus} bytes came that nobody asked for") })
+                    Err(RedisError::Protocol {
+                        reason: format!("{surplus} bytes came that nobody asked for"),
+                    })
                 };
             };
             let done = match expected {
@@ -302,7 +306,9 @@ fn read_into(
                 let refusal = crate::redis::Refusal(String::from_utf8_lossy(line).into_owned());
                 return Err(RedisError::Refused { command: "reading a claim", refusal });
             }
-            Some((other, _)) => return Err(RedisError::Protocol { reason: format!("elements are answered {other:?}") }),
+            Some((other, _)) => {
+                return Err(RedisError::Protocol { reason: format!("elements are answered {other:?}") });
+            }
         },
     };
     let first = reader.claims().get(slot).map_or(0, |claim| claim.read);
@@ -314,7 +320,10 @@ fn read_into(
     wanted
 }
 
-#[allow(clippy::too_many_arguments, reason = "the innermost loop; its caller accounts for what it leaves behind")]
+#[allow(
+    clippy::too_many_arguments,
+    reason = "the innermost loop; its caller accounts for what it leaves behind"
+)]
 fn take_elements(
     bytes: &[u8],
     at: &mut usize,

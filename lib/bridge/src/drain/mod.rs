@@ -77,6 +77,8 @@ pub(crate) struct Drain<D> {
     link: Link,
     intake: Intake<D>,
     outage: Outage,
+    /// Whether others are told that the queue is not being drained.
+    shows_trouble: bool,
     /// Claims to be read on, once there is a connection.
     again: Vec<Slot>,
     /// When an empty queue is looked at again.
@@ -90,8 +92,19 @@ pub(crate) struct Drain<D> {
 
 impl<D: Deliver> Drain<D> {
     pub(crate) fn new(parts: DrainParts<D>) -> Self {
-        let DrainParts { config, dialer, keys, owner, deliver, routes, budget, rate, metrics, progress, helpers } =
-            parts;
+        let DrainParts {
+            config,
+            dialer,
+            keys,
+            owner,
+            deliver,
+            routes,
+            budget,
+            rate,
+            metrics,
+            progress,
+            helpers,
+        } = parts;
         let now = Instant::now();
         let mode = config.claim_mode;
         let keeper = Keeper::start(
@@ -117,7 +130,9 @@ impl<D: Deliver> Drain<D> {
             },
         };
         let limits = BatchLimits::new(&config.batch, config.sinks.protocol);
-        let lane = |(place, name): (usize, &String)| Lane::new(name, place, &limits, deliver.availability(name), now);
+        let lane = |(place, name): (usize, &String)| {
+            Lane::new(name, place, &limits, deliver.availability(name), now)
+        };
         let lanes = routes.names().iter().enumerate().map(lane).collect();
         let inflater = config.compressed.then(|| Inflater::new(config.inflated_bytes_max));
         let labels = QueueLabels { redis: dialer.address.to_string(), queue: keys.queue.clone() };
@@ -146,6 +161,7 @@ impl<D: Deliver> Drain<D> {
             metrics,
             progress,
             labels,
+            shows_trouble: true,
             again: Vec::new(),
             poll_at: now,
             tick_at: now,
@@ -176,6 +192,12 @@ impl<D: Deliver> Drain<D> {
         if let Err(error) = self.link.read(&mut self.intake) {
             self.failed(&error, now);
         } else if self.link.is_up() {
+            if std::mem::take(&mut self.intake.is_answered) {
+                self.outage.over();
+                if self.shows_trouble {
+                    self.report();
+                }
+            }
             self.ask(now);
             if let Err(error) = self.link.flush().await {
                 self.failed(&error, now);
@@ -203,8 +225,8 @@ impl<D: Deliver> Drain<D> {
             biased;
             Some(returned) = self.intake.sends.join_next(), if !self.intake.sends.is_empty() => match returned {
                 Ok(returned) => self.intake.returned(returned),
-                // Its elements stay in their claims, and the claims in Redis.
-                Err(error) => tracing::error!("a batch was lost on its way: {error}; please report it"),
+                // Its elements stay in their claims, and the claims in Redis, for the next start.
+                Err(error) => shutdown.fail(format!("sending a batch: {error}; please report it")),
             },
             Some(kept) = self.intake.keeper.kept.recv() => self.intake.kept(kept),
             event = self.link.event(), if reads => match event {
@@ -226,8 +248,16 @@ impl<D: Deliver> Drain<D> {
     }
 
     fn wake_at(&self) -> Instant {
-        let poll = (self.stop_at.is_none() && self.link.is_up() && self.link.unread() == 0).then_some(self.poll_at);
-        let soon = [Some(self.tick_at), self.intake.due_at(), self.link.overdue_at(), self.rate_at, self.stop_at, poll];
+        // Where nothing may be claimed, an event ends that.
+        let poll = (self.link.is_up() && self.link.unread() == 0 && self.may_claim()).then_some(self.poll_at);
+        let soon = [
+            Some(self.tick_at),
+            self.intake.due_at(),
+            self.link.overdue_at(),
+            self.rate_at,
+            self.stop_at,
+            poll,
+        ];
         soon.into_iter().flatten().min().unwrap_or(self.tick_at)
     }
 
@@ -235,6 +265,7 @@ impl<D: Deliver> Drain<D> {
     fn failed(&mut self, error: &RedisError, now: Instant) {
         let pause = self.outage.failed(error);
         self.link.down(now + pause);
+        self.rate_at = None;
         let unread = self.link.take_unread();
         if self.config.claim_mode == ClaimMode::Pop {
             if !unread.is_empty() {
@@ -267,7 +298,10 @@ impl<D: Deliver> Drain<D> {
                 Source::Queue => self.poll_at = now + IDLE_POLL,
                 Source::Parked(business) => {
                     let lanes = &mut self.intake.lanes;
-                    lanes.iter_mut().filter(|lane| *lane.name == **business).for_each(|lane| lane.may_have_parked = false);
+                    lanes
+                        .iter_mut()
+                        .filter(|lane| *lane.name == **business)
+                        .for_each(|lane| lane.may_have_parked = false);
                 }
             }
             let slot = self.intake.claims.open(source, wanted, now);
@@ -278,12 +312,7 @@ impl<D: Deliver> Drain<D> {
     /// Where to claim from now, if from anywhere. Elements that were parked come first: they are older.
     fn next_source(&self, now: Instant) -> Option<Source> {
         let intake = &self.intake;
-        if self.stop_at.is_some()
-            || self.link.unread() >= CLAIMS_AHEAD
-            || intake.claims.len() >= self.config.claims_in_flight_max
-            || link::Reader::is_full(intake)
-            || self.is_dead_full()
-        {
+        if self.stop_at.is_some() || self.link.unread() >= CLAIMS_AHEAD || !self.has_room(CLAIMS_AHEAD) {
             return None;
         }
         let parked = intake.lanes.iter().find(|lane| lane.is_available && lane.may_have_parked);
@@ -291,7 +320,20 @@ impl<D: Deliver> Drain<D> {
             return Some(Source::Parked(lane.name.to_string()));
         }
         let idle = intake.source_empty && (self.link.unread() > 0 || now < self.poll_at);
-        (!idle && intake.park_full().is_none()).then_some(Source::Queue)
+        (!idle && self.may_claim()).then_some(Source::Queue)
+    }
+
+    /// Whether no bound keeps the drain from claiming anything at all. Parked elements have claims to spare: when all others hold what
+    /// cannot be parked, room is made by sending what is.
+    fn has_room(&self, spare: usize) -> bool {
+        self.intake.claims.len() < self.config.claims_in_flight_max + spare
+            && !link::Reader::is_full(&self.intake)
+            && !self.is_dead_full()
+    }
+
+    /// Whether the queue is claimed from.
+    fn may_claim(&self) -> bool {
+        self.stop_at.is_none() && self.has_room(0) && self.intake.park_full().is_none()
     }
 
     fn is_dead_full(&self) -> bool {
@@ -303,7 +345,8 @@ impl<D: Deliver> Drain<D> {
         if self.config.dead_letters_max.is_some() {
             self.intake.keeper.give(Job::CountDead);
         }
-        if self.link.is_up() {
+        if self.link.is_up() && self.link.unread() == 0 && !self.may_claim() {
+            // Nothing is asked, so nothing would be answered.
             self.outage.over();
         }
         let claims = &self.intake.claims;
@@ -319,17 +362,22 @@ impl<D: Deliver> Drain<D> {
     }
 
     /// Says why the queue is not being drained, where it can be seen, and in the log when it is a bound that was met.
-    fn report(&self) {
+    fn report(&mut self) {
         let bound = if let Some(business) = self.intake.park_full() {
             Some(format!("business {business} has no sink, and as many elements are parked for it as may be"))
         } else if self.is_dead_full() {
-            Some(format!("there are as many dead letters in {} as may be: look at them and delete them", self.keys.dead()))
+            Some(format!(
+                "there are as many dead letters in {} as may be: look at them and delete them",
+                self.keys.dead()
+            ))
         } else {
             None
         };
         let trouble = self.outage.reason().map(str::to_owned);
         let starting = (!self.link.is_up()).then(|| "connecting".to_owned());
-        let new = self.progress.set_trouble(trouble.or(bound.clone()).or(starting));
+        let shown = trouble.or(bound.clone()).or(starting);
+        self.shows_trouble = shown.is_some();
+        let new = self.progress.set_trouble(shown);
         if let (true, Some(bound)) = (new, bound) {
             tracing::warn!(redis = %self.dialer.address, queue = %self.keys.queue, "claiming waits: {bound}");
         }

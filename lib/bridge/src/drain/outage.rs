@@ -17,11 +17,25 @@ pub(crate) struct Outage {
     pause: Duration,
     /// What the log was told last; nothing while all is well.
     told: Option<String>,
+    /// Whether somebody else tells of connections to the same server.
+    only_refusals: bool,
 }
 
 impl Outage {
     pub(crate) fn new(address: &Address, what: &'static str, queue: &str) -> Self {
-        Self { host: address.to_string(), what, queue: queue.to_owned(), pause: PAUSE_MIN, told: None }
+        Self {
+            host: address.to_string(),
+            what,
+            queue: queue.to_owned(),
+            pause: PAUSE_MIN,
+            told: None,
+            only_refusals: false,
+        }
+    }
+
+    /// The same, silent about the connection itself.
+    pub(crate) fn of_refusals(address: &Address, what: &'static str, queue: &str) -> Self {
+        Self { only_refusals: true, ..Self::new(address, what, queue) }
     }
 
     /// It failed. Gives the time to wait before another attempt.
@@ -30,7 +44,9 @@ impl Outage {
             // A server that was restarted: the scripts are given to it on the next connection.
             return PAUSE_MIN;
         }
-        self.tell(error.to_string());
+        if matches!(error, RedisError::Refused { .. }) || !self.only_refusals {
+            self.tell(error.to_string());
+        }
         let pause = self.pause;
         self.pause = (pause * 2).min(PAUSE_MAX);
         pause / 2 + pause.mul_f64(fastrand::f64() / 2.0)

@@ -44,7 +44,12 @@ impl<'a> Body<'a> {
     }
 
     /// The object's bytes without its last `}`, ready for more members; `copy` is used when they have to be changed.
-    pub(crate) fn open<'b>(&self, drop_log_type: bool, copy: &'b mut Vec<u8>, nesting: &mut Nesting) -> (&'b [u8], bool)
+    pub(crate) fn open<'b>(
+        &self,
+        drop_log_type: bool,
+        copy: &'b mut Vec<u8>,
+        nesting: &mut Nesting,
+    ) -> (&'b [u8], bool)
     where
         'a: 'b,
     {
@@ -53,7 +58,8 @@ impl<'a> Body<'a> {
             return (&self.raw[..self.raw.len() - 1], self.members);
         }
         copy.clear();
-        let members = if cuts { self.copy_members(drop_log_type, copy, nesting) } else { self.copy_all(copy) };
+        let members =
+            if cuts { self.copy_members(drop_log_type, copy, nesting) } else { self.copy_all(copy) };
         if self.has_controls {
             copy.retain(|&byte| byte >= 0x20);
         }

@@ -42,7 +42,8 @@ impl Inflater {
                 Status::StreamEnd => return Ok(&self.out),
                 // Doubled, so that a bomb costs no more than the bound.
                 _ if self.out.len() == self.out.capacity() => {
-                    let room = self.out.len().max(1024).min(self.bytes_max + 1 - self.out.len().min(self.bytes_max));
+                    let room =
+                        self.out.len().max(1024).min(self.bytes_max + 1 - self.out.len().min(self.bytes_max));
                     self.out.reserve(room);
                 }
                 _ if self.out.len() == before => {

@@ -62,3 +62,13 @@ impl Rejection {
         Self { reason, detail: detail.into() }
     }
 }
+
+/// An element's event body, for fuzzing: decoding takes any bytes.
+#[doc(hidden)]
+#[must_use]
+pub fn event_body(bytes: &[u8]) -> Option<Vec<u8>> {
+    let _ = Inflater::new(1 << 16).inflate(bytes);
+    let mut decoder = Decoder::default();
+    let element = decoder.decode(bytes).ok()?;
+    Some(element.body().concat())
+}

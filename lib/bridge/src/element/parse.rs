@@ -31,6 +31,31 @@ pub(crate) struct Element<'a> {
     pub(crate) body_members: bool,
 }
 
+impl Element<'_> {
+    /// The parts of the event's body.
+    #[inline]
+    pub(crate) fn body(&self) -> [&[u8]; 12] {
+        let digits = self.log_type.digits();
+        let comma: &[u8] = if self.body_members { b"," } else { b"" };
+        let log_type: [&[u8]; 3] =
+            if digits.is_empty() { [b"", b"", b"}"] } else { [b",\"log_type\":\"", digits, b"\"}"] };
+        [
+            &self.momoid,
+            b"\t",
+            &self.kind,
+            b"\t",
+            self.body_open,
+            comma,
+            b"\"business_type\":\"",
+            self.business_raw,
+            b"\"",
+            log_type[0],
+            log_type[1],
+            log_type[2],
+        ]
+    }
+}
+
 /// A number of at most 20 characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct LogType {
@@ -116,7 +141,10 @@ impl Decoder {
     /// The parts of an element's event.
     pub(crate) fn decode<'a>(&'a mut self, bytes: &'a [u8]) -> Result<Element<'a>, Rejection> {
         if let Err(error) = std::str::from_utf8(bytes) {
-            return Err(Rejection::new(Reason::NotJson, format!("not UTF-8 from byte {} on", error.valid_up_to())));
+            return Err(Rejection::new(
+                Reason::NotJson,
+                format!("not UTF-8 from byte {} on", error.valid_up_to()),
+            ));
         }
         self.nesting.shrink_to(NESTING_KEPT);
         self.body_copy.clear();
@@ -137,7 +165,9 @@ impl Decoder {
                 .ok_or_else(|| wrong("log_type", &String::from_utf8_lossy(raw), "an integer of 64 bits"))?,
             other => return Err(wrong("log_type", other.name(), "a number")),
         };
-        let Found::Object(body) = fields.body else { return Err(wrong("body", fields.body.name(), "an object")) };
+        let Found::Object(body) = fields.body else {
+            return Err(wrong("body", fields.body.name(), "an object"));
+        };
         let (body_open, body_members) =
             body.open(!log_type.digits().is_empty(), &mut self.body_copy, &mut self.nesting);
         Ok(Element { momoid, kind, business, business_raw, log_type, body_open, body_members })
@@ -156,8 +186,9 @@ fn text<'a>(field: &str, found: Found<'a>) -> Result<(Cow<'a, [u8]>, &'a [u8]), 
     match found {
         Found::Text(text) if !text.escaped => Ok((Cow::Borrowed(text.raw), text.raw)),
         Found::Text(text) => {
-            let unescaped = unescape(text)
-                .ok_or_else(|| Rejection::new(Reason::NotJson, format!("{field} holds half of a surrogate pair")))?;
+            let unescaped = unescape(text).ok_or_else(|| {
+                Rejection::new(Reason::NotJson, format!("{field} holds half of a surrogate pair"))
+            })?;
             Ok((Cow::Owned(unescaped.into_bytes()), text.raw))
         }
         other => Err(wrong(field, other.name(), "a string")),

@@ -202,7 +202,11 @@ impl<'a> Scanner<'a> {
         if self.peek() == b'-' {
             self.at += 1;
         }
-        if self.peek() == b'0' { self.at += 1 } else { self.digits()? }
+        if self.peek() == b'0' {
+            self.at += 1;
+        } else {
+            self.digits()?;
+        }
         if self.peek() == b'.' {
             self.at += 1;
             self.digits()?;

@@ -13,15 +13,7 @@ fn event(bytes: &[u8]) -> Result<Event, Rejection> {
     let mut decoder = Decoder::default();
     let element = decoder.decode(bytes)?;
     let digits = element.log_type.digits();
-    let mut body = [&element.momoid, b"\t".as_slice(), &element.kind, b"\t", element.body_open].concat();
-    if element.body_members {
-        body.push(b',');
-    }
-    body.extend_from_slice(&[b"\"business_type\":\"", element.business_raw, b"\""].concat());
-    if !digits.is_empty() {
-        body.extend_from_slice(&[b",\"log_type\":\"", digits, b"\""].concat());
-    }
-    body.push(b'}');
+    let body = element.body().concat();
     Ok(([&element.business, digits].concat(), element.kind.to_vec(), body))
 }
 
@@ -82,15 +74,22 @@ fn what_is_added_wins_over_members_of_the_same_name() {
     let body = r#"{"log_type":9,"a":1,"business_type":{"x":[1]},"business\u005ftype":2,"b":{"log_type":1}}"#;
     let out = with_body(body);
     assert_eq!(out, "m\tt\t{\"a\":1,\"b\":{\"log_type\":1},\"business_type\":\"b\",\"log_type\":\"3\"}");
-    let only = element(r#""momoid":"m","businessName":"b","type":"t","body":{"log_type":7,"business_type":1}"#);
-    assert_eq!(text(&only).2, "m\tt\t{\"log_type\":7,\"business_type\":\"b\"}", "nothing is added, so nothing gives way");
+    let only =
+        element(r#""momoid":"m","businessName":"b","type":"t","body":{"log_type":7,"business_type":1}"#);
+    assert_eq!(
+        text(&only).2,
+        "m\tt\t{\"log_type\":7,\"business_type\":\"b\"}",
+        "nothing is added, so nothing gives way"
+    );
 }
 
 #[test]
 fn log_types_are_integers_however_they_are_written() {
     let business = |log_type: &str| {
-        event(&element(&format!(r#""momoid":"m","businessName":"b","type":"t","body":{{}},"log_type":{log_type}"#)))
-            .map(|event| String::from_utf8(event.0).unwrap())
+        event(&element(&format!(
+            r#""momoid":"m","businessName":"b","type":"t","body":{{}},"log_type":{log_type}"#
+        )))
+        .map(|event| String::from_utf8(event.0).unwrap())
     };
     let integers = [
         ("3", "b3"),
@@ -123,9 +122,13 @@ fn escapes_are_undone_in_names_and_kept_in_json() {
 
 #[test]
 fn of_a_field_that_occurs_twice_the_last_counts() {
-    let params = r#""momoid":1,"momoid":"m","businessName":"a","businessName":"b","type":"t","body":[],"body":{}"#;
+    let params =
+        r#""momoid":1,"momoid":"m","businessName":"a","businessName":"b","type":"t","body":[],"body":{}"#;
     assert_eq!(text(&element(params)).0, "b");
-    assert_eq!(text(br#"{"params":3,"params":{"momoid":"m","businessName":"b","type":"t","body":{}}}"#).0, "b");
+    assert_eq!(
+        text(br#"{"params":3,"params":{"momoid":"m","businessName":"b","type":"t","body":{}}}"#).0,
+        "b"
+    );
 }
 
 #[test]
@@ -138,11 +141,9 @@ fn fields_that_are_missing_or_wrong_are_named() {
         assert_eq!(missing.0, Reason::WrongShape);
         assert!(missing.1.starts_with(&format!("{name} is missing")), "{}", missing.1);
         for value in ["null", "1", "[]", "true"] {
-            let wrong = format!("\"{name}\":{value}");
-            some.push(&wrong);
-            let (reason, detail) = reason(&element(&some.join(",")));
+            let wrong = format!("\"{name}\":{value},{}", some.join(","));
+            let (reason, detail) = reason(&element(&wrong));
             assert!(reason == Reason::WrongShape && detail.starts_with(&format!("{name} is ")), "{detail}");
-            some.pop();
         }
     }
     for whole in ["[]", "null", "3", "\"x\"", "{}", r#"{"params":[]}"#] {
@@ -152,7 +153,22 @@ fn fields_that_are_missing_or_wrong_are_named() {
 
 #[test]
 fn what_is_not_json_says_where() {
-    for bytes in ["", " ", "{", "nul", "{\"params\":{}", "{}x", "{'a':1}", "{\"a\":01}", "{\"a\":\"\n\"}", "[1,]", "{\"a\":\"\\x\"}", "\u{0}", "-", "{\"a\":1.}"] {
+    for bytes in [
+        "",
+        " ",
+        "{",
+        "nul",
+        "{\"params\":{}",
+        "{}x",
+        "{'a':1}",
+        "{\"a\":01}",
+        "{\"a\":\"\n\"}",
+        "[1,]",
+        "{\"a\":\"\\x\"}",
+        "\u{0}",
+        "-",
+        "{\"a\":1.}",
+    ] {
         let (found, detail) = reason(bytes.as_bytes());
         assert_eq!(found, Reason::NotJson, "{bytes:?}");
         assert!(detail.starts_with("at byte "), "{detail}");
@@ -209,7 +225,8 @@ fn any_json() -> impl Strategy<Value = Value> {
     leaf.prop_recursive(4, 24, 4, |inner| {
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
-            prop::collection::btree_map(key(), inner, 0..4).prop_map(|map| Value::Object(map.into_iter().collect())),
+            prop::collection::btree_map(key(), inner, 0..4)
+                .prop_map(|map| Value::Object(map.into_iter().collect())),
         ]
     })
 }
@@ -219,8 +236,16 @@ fn key() -> impl Strategy<Value = String> {
     prop_oneof![prop::sample::select(known.map(str::to_owned).to_vec()), any::<String>()]
 }
 
+/// What an event is made of, as values.
+struct Reference {
+    name: String,
+    kind: String,
+    momoid: String,
+    body: Map<String, Value>,
+}
+
 /// What the event of an element is, slowly.
-fn reference(value: &Value) -> Option<(String, String, String, String, Map<String, Value>)> {
+fn reference(value: &Value) -> Option<Reference> {
     let params = value.get("params")?.as_object()?;
     let field = |name: &str| params.get(name)?.as_str().map(str::to_owned);
     let (momoid, kind, business) = (field("momoid")?, field("type")?, field("businessName")?);
@@ -235,16 +260,17 @@ fn reference(value: &Value) -> Option<(String, String, String, String, Map<Strin
     if !log_type.is_empty() {
         body.insert("log_type".to_owned(), Value::from(log_type.clone()));
     }
-    Some((business + &log_type, kind.clone(), momoid, kind, body))
+    Some(Reference { name: business + &log_type, kind, momoid, body })
 }
 
 fn agree(bytes: &[u8], value: &Value) {
     let float = value.pointer("/params/log_type").is_some_and(Value::is_f64);
     match (event(bytes), reference(value)) {
-        (Ok((name, kind, body)), Some((ref_name, ref_kind, momoid, _, members))) => {
-            assert_eq!((name, kind), (ref_name.into_bytes(), ref_kind.clone().into_bytes()));
-            let rest = body.strip_prefix(format!("{momoid}\t{ref_kind}\t").as_bytes()).unwrap();
-            assert_eq!(serde_json::from_slice::<Value>(rest).unwrap(), Value::Object(members));
+        (Ok((name, kind, body)), Some(expected)) => {
+            assert_eq!((name, kind), (expected.name.into_bytes(), expected.kind.clone().into_bytes()));
+            let columns = format!("{}\t{}\t", expected.momoid, expected.kind);
+            let rest = body.strip_prefix(columns.as_bytes()).unwrap();
+            assert_eq!(serde_json::from_slice::<Value>(rest).unwrap(), Value::Object(expected.body));
             assert!(!rest.iter().any(|byte| *byte < 0x20));
         }
         (Err(rejection), None) => assert_eq!(rejection.reason, Reason::WrongShape),
@@ -269,7 +295,8 @@ proptest! {
         }
         let value = json!({ "x": 1, "params": Value::Object(params.into_iter().collect()) });
         let bytes = if pretty { serde_json::to_vec_pretty(&value) } else { serde_json::to_vec(&value) }.unwrap();
-        agree(&bytes, &value);
+        // Read again, for the reference's reading of a double may differ in the last digit.
+        agree(&bytes, &serde_json::from_slice(&bytes).unwrap());
     }
 
     #[test]

@@ -29,7 +29,9 @@ impl Address {
         let (host, port, tls) = match info.addr() {
             ConnectionAddr::Tcp(host, port) => (host.clone(), *port, false),
             ConnectionAddr::TcpTls { insecure: true, .. } => {
-                return Err(refuse("#insecure is not supported: name the authority's file instead".to_owned()));
+                return Err(refuse(
+                    "#insecure is not supported: name the authority's file instead".to_owned(),
+                ));
             }
             ConnectionAddr::TcpTls { host, port, .. } => (host.clone(), *port, true),
             _ => return Err(refuse("only TCP and TLS are supported".to_owned())),
@@ -87,14 +89,22 @@ mod tests {
         assert_eq!(Address::parse("cache-1").unwrap().port, 6379);
         let full = Address::parse("rediss://bridge:s%40crt@10.0.0.1:6380/3").unwrap();
         assert_eq!((full.user.as_deref(), full.password.as_deref()), (Some("bridge"), Some("s@crt")));
-        assert_eq!((full.tls, full.database, full.to_string().as_str()), (true, 3, "rediss://10.0.0.1:6380/3"));
+        assert_eq!(
+            (full.tls, full.database, full.to_string().as_str()),
+            (true, 3, "rediss://10.0.0.1:6380/3")
+        );
     }
 
     #[test]
     fn what_is_no_address_is_refused_without_its_password() {
-        for text in ["", "http://h:1", "h:port", "redis://:hush@h:99999", "redis://u:hush@h:1/x", "redis://h:70000"] {
+        for text in
+            ["", "http://h:1", "h:port", "redis://:hush@h:99999", "redis://u:hush@h:1/x", "redis://h:70000"]
+        {
             let error = Address::parse(text).unwrap_err().to_string();
-            assert!(error.contains("redis://user:password@host:port/db") && !error.contains("hush"), "{error}");
+            assert!(
+                error.contains("redis://user:password@host:port/db") && !error.contains("hush"),
+                "{error}"
+            );
         }
     }
 }

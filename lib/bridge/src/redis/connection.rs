@@ -64,9 +64,13 @@ impl Dialer {
         let stream = TcpStream::connect((name, *port)).await.map_err(failed("connecting"))?;
         stream.set_nodelay(true).map_err(failed("connecting"))?;
         let Some(tls) = &self.tls else { return Ok(Box::pin(stream)) };
-        let server = ServerName::try_from(name.to_owned())
-            .map_err(|_| RedisError::Tls { reason: format!("{name:?} is no name that a certificate can carry") })?;
-        let stream = tls.connect(server, stream).await.map_err(|error| RedisError::Tls { reason: error.to_string() })?;
+        let server = ServerName::try_from(name.to_owned()).map_err(|_| RedisError::Tls {
+            reason: format!("{name:?} is no name that a certificate can carry"),
+        })?;
+        let stream = tls
+            .connect(server, stream)
+            .await
+            .map_err(|error| RedisError::Tls { reason: error.to_string() })?;
         Ok(Box::pin(stream))
     }
 
@@ -74,7 +78,8 @@ impl Dialer {
         let Address { user, password, database, .. } = &self.address;
         if let Some(password) = password {
             let user = user.as_deref().filter(|user| !user.is_empty());
-            let words: Vec<&[u8]> = [Some("AUTH"), user, Some(password)].into_iter().flatten().map(str::as_bytes).collect();
+            let words: Vec<&[u8]> =
+                [Some("AUTH"), user, Some(password)].into_iter().flatten().map(str::as_bytes).collect();
             connection.ask("AUTH", &words).await?;
         }
         if *database != 0 {
@@ -162,7 +167,10 @@ impl Connection {
         self.inbound.reserve(missing.max(READ_BYTES));
         let step = "reading";
         match self.socket.read_buf(&mut self.inbound).await {
-            Ok(0) => Err(RedisError::Io { step, source: io::Error::new(io::ErrorKind::UnexpectedEof, "it hung up") }),
+            Ok(0) => Err(RedisError::Io {
+                step,
+                source: io::Error::new(io::ErrorKind::UnexpectedEof, "it hung up"),
+            }),
             Ok(_) => Ok(()),
             Err(source) => Err(RedisError::Io { step, source }),
         }
@@ -186,7 +194,9 @@ impl Connection {
                 self.fill(0).await?;
             }
         };
-        timeout(timeout_after, read).await.map_err(|_| RedisError::Timeout { step, timeout: timeout_after })?
+        timeout(timeout_after, read)
+            .await
+            .map_err(|_| RedisError::Timeout { step, timeout: timeout_after })?
     }
 
     /// One command and its reply; an error reply is an error.

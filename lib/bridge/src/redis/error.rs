@@ -47,7 +47,9 @@ impl Refusal {
         Some(match self.kind() {
             "NOAUTH" => "give a password: redis://user:password@host:port",
             "WRONGPASS" => "check the user and password of this host",
-            "NOPERM" => "let this user run EVALSHA and SCRIPT LOAD, and read and write the queue and its kiteq: keys",
+            "NOPERM" => {
+                "let this user run EVALSHA and SCRIPT LOAD, and read and write the queue and its kiteq: keys"
+            }
             "LOADING" => "it is reading its data; waiting",
             "READONLY" => "it is a replica; waiting for it to be promoted or its name to point elsewhere",
             "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" => "it is failing over; waiting",

@@ -12,7 +12,6 @@ mod reply;
 mod scripts;
 mod tls;
 
-
 pub(crate) use address::Address;
 pub(crate) use connection::{Connection, Dialer};
 pub(crate) use error::{RedisError, Refusal};

@@ -43,9 +43,9 @@ fn line_end(bytes: &[u8]) -> Result<Option<usize>, RedisError> {
         Some(end) if end + 1 == bytes.len() => Ok(None),
         Some(end) if bytes[end + 1] == b'\n' => Ok(Some(end)),
         Some(end) => Err(RedisError::Protocol { reason: format!("a reply's line is broken at byte {end}") }),
-        None if looked_at.len() == LINE_BYTES_MAX => {
-            Err(RedisError::Protocol { reason: format!("a reply's line has more than {LINE_BYTES_MAX} bytes") })
-        }
+        None if looked_at.len() == LINE_BYTES_MAX => Err(RedisError::Protocol {
+            reason: format!("a reply's line has more than {LINE_BYTES_MAX} bytes"),
+        }),
         None => Ok(None),
     }
 }
@@ -127,7 +127,9 @@ impl Reply {
             Head::Array(Some(len)) => {
                 let mut replies = Vec::new();
                 for _ in 0..len {
-                    let Some((reply, end)) = Self::parse_at(&bytes[at..], depth - 1)? else { return Ok(None) };
+                    let Some((reply, end)) = Self::parse_at(&bytes[at..], depth - 1)? else {
+                        return Ok(None);
+                    };
                     replies.push(reply);
                     at += end;
                 }
@@ -182,8 +184,14 @@ mod tests {
     fn what_is_no_reply_is_an_error() {
         let deep = b"*1\r\n".repeat(10);
         let long = [b"+".as_slice(), &[b'x'; LINE_BYTES_MAX]].concat();
-        for bytes in [b"HTTP/1.1 400\r\n".as_slice(), b":x\r\n", b"$-2\r\n", b"$\r\n", b"+a\rb\r\n", &deep, &long] {
-            assert!(Reply::parse(bytes).is_err(), "{:?}", String::from_utf8_lossy(&bytes[..10.min(bytes.len())]));
+        for bytes in
+            [b"HTTP/1.1 400\r\n".as_slice(), b":x\r\n", b"$-2\r\n", b"$\r\n", b"+a\rb\r\n", &deep, &long]
+        {
+            assert!(
+                Reply::parse(bytes).is_err(),
+                "{:?}",
+                String::from_utf8_lossy(&bytes[..10.min(bytes.len())])
+            );
         }
     }
 }

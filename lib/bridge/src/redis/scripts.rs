@@ -172,7 +172,13 @@ impl Scripts {
     }
 
     /// Queues a call.
-    pub(crate) fn queue(&self, connection: &mut Connection, script: Script, keys: &[&str], arguments: &[&[u8]]) {
+    pub(crate) fn queue(
+        &self,
+        connection: &mut Connection,
+        script: Script,
+        keys: &[&str],
+        arguments: &[&[u8]],
+    ) {
         connection.queue_header(3 + keys.len() + arguments.len());
         connection.queue_word(b"EVALSHA");
         connection.queue_word(self.digests[script as usize].as_bytes());
@@ -187,7 +193,9 @@ async fn major_version(connection: &mut Connection) -> Result<u32, RedisError> {
     let info = match connection.ask("INFO", &[b"INFO", b"server"]).await {
         Ok(reply) => reply.text().unwrap_or_default(),
         // A server that only lacks INFO, or refuses it to this user.
-        Err(RedisError::Refused { refusal, .. }) if matches!(refusal.kind(), "ERR" | "NOPERM") => String::new(),
+        Err(RedisError::Refused { refusal, .. }) if matches!(refusal.kind(), "ERR" | "NOPERM") => {
+            String::new()
+        }
         Err(error) => return Err(error),
     };
     let version = info.lines().find_map(|line| line.strip_prefix("redis_version:"));

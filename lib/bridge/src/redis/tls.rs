@@ -14,7 +14,8 @@ pub(crate) fn connector(authorities: Option<&Path>) -> Result<TlsConnector, Stri
     let mut roots = RootCertStore::empty();
     match authorities {
         Some(path) => {
-            let unreadable = |error| format!("{}: {error}; a PEM file with certificates is expected", path.display());
+            let unreadable =
+                |error| format!("{}: {error}; a PEM file with certificates is expected", path.display());
             for certificate in CertificateDer::pem_file_iter(path).map_err(unreadable)? {
                 roots.add(certificate.map_err(unreadable)?).map_err(|error| error.to_string())?;
             }
@@ -24,7 +25,9 @@ pub(crate) fn connector(authorities: Option<&Path>) -> Result<TlsConnector, Stri
         }
     }
     if roots.is_empty() {
-        return Err("there is no authority to trust: name a PEM file with the one of the Redis servers".to_owned());
+        return Err(
+            "there is no authority to trust: name a PEM file with the one of the Redis servers".to_owned()
+        );
     }
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
