@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use kiteq_flume::Batch;
 use kiteq_telemetry::{Importance, Shutdown};
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 
 use crate::config::{BridgeConfig, ClaimMode};
-use crate::deliver::{AliveMarks, Deliver};
+use crate::deliver::{AliveMarks, Deliver, Undeliverable};
 use crate::drain::{Drain, DrainParts, Progress};
 use crate::error::StartError;
 use crate::limit::{Budget, RateLimit};
@@ -18,6 +19,7 @@ use crate::metrics::{Metrics, QueueLabels};
 use crate::recovery::{Warden, Watched};
 use crate::redis::{Address, Dialer, Keys, Owner, tls_connector};
 use crate::route::Routes;
+use crate::sinks::{Directory, DirectoryConfig, Locality, Sinks};
 use crate::stat::{BusinessStat, Stat, StopReport};
 
 /// Time for what stops after the drains.
@@ -49,9 +51,64 @@ pub struct Bridge {
     drains: Vec<tokio::task::JoinHandle<()>>,
     /// Stops what drains need until their end.
     helpers: Shutdown,
+    outside: Option<Outside>,
+}
+
+/// The way to the sinks that ZooKeeper names.
+#[derive(Debug)]
+struct Outside {
+    directory: Directory,
+    sinks: Sinks,
+}
+
+impl Deliver for Sinks {
+    async fn deliver(&self, business: &str, batch: &Batch) -> Result<(), Undeliverable> {
+        match self.send(business, batch).await {
+            Ok(_) => Ok(()),
+            Err(none) => {
+                tracing::debug!(business, "a batch is parked: {none}");
+                Err(Undeliverable)
+            }
+        }
+    }
+
+    fn availability(&self, business: &str) -> watch::Receiver<bool> {
+        self.availability(business)
+    }
 }
 
 impl Bridge {
+    /// Starts to drain. Servers that are away are waited for; their absence shows in [`Bridge::ready`].
+    ///
+    /// # Errors
+    /// A setting that has no meaning, or TLS files that cannot be used.
+    ///
+    /// # Cancel safety
+    /// Not cancel safe: tasks that were started go on until `shutdown` is triggered.
+    // Nothing is waited for today; that a start may wait is the interface.
+    #[allow(clippy::unused_async, reason = "a start may wait")]
+    pub async fn start(
+        config: BridgeConfig,
+        metrics: &mut Registry,
+        shutdown: &Shutdown,
+    ) -> Result<Self, StartError> {
+        // Refused before anything is started.
+        check(&config)?;
+        let helpers = Shutdown::new();
+        let directory = DirectoryConfig {
+            hosts: config.zookeeper_hosts.clone(),
+            session_timeout: config.zookeeper_session_timeout,
+            businesses: Routes::new(&config.businesses).names().to_vec(),
+            mark: mark(&config),
+        };
+        let directory = Directory::start(directory, &helpers)?;
+        let locality = Locality::of_this_host(std::slice::from_ref(&config.host_name));
+        let sinks = Sinks::start(config.sinks.clone(), &directory, locality, metrics, &helpers)?;
+        let alive = directory.alive();
+        let bridge = Self::start_with(config, sinks.clone(), alive, metrics, shutdown, helpers)?;
+        Ok(Self { outside: Some(Outside { directory, sinks }), ..bridge })
+    }
+
     /// Starts to drain towards whatever `deliver` brings batches to. `alive` are the marks of all living bridges; `helpers` is what
     /// `deliver` and `alive` run on, stopped once everything that was claimed is settled or put back.
     ///
@@ -100,6 +157,7 @@ impl Bridge {
             shutdown: shutdown.clone(),
             helpers: helpers.clone(),
         };
+        shutdown.spawn("helpers", Importance::Essential, watch_helpers(helpers.clone(), shutdown.clone()));
         let (mut sources, mut drains) = (Vec::new(), Vec::new());
         for dialer in &dialers {
             starter.start_server(dialer, &mut sources, &mut drains);
@@ -114,6 +172,7 @@ impl Bridge {
             shutdown: shutdown.clone(),
             drains,
             helpers,
+            outside: None,
         })
     }
 
@@ -127,8 +186,10 @@ impl Bridge {
             Some(format!("queue {} on {}: {trouble}", source.queue, source.host))
         });
         let mut troubles: Vec<String> = troubles.collect();
-        if self.alive.borrow().is_none() {
-            troubles.push("ZooKeeper: there is no session".to_owned());
+        match &self.outside {
+            Some(outside) => troubles.extend(outside.directory.ready().err()),
+            None if self.alive.borrow().is_none() => troubles.push("living peers are not known".to_owned()),
+            None => {}
         }
         if !self.businesses.is_empty() && !self.businesses.iter().any(|(_, available)| *available.borrow()) {
             troubles.push("no business has a sink".to_owned());
@@ -151,6 +212,7 @@ impl Bridge {
                 .map(|source| source.progress.stat(&source.host, &source.queue))
                 .collect(),
             businesses: self.businesses.iter().map(business).collect(),
+            sinks: self.outside.as_ref().map(|outside| outside.sinks.stat()).unwrap_or_default(),
             pipeline_bytes: self.budget.used_bytes() as u64,
         }
     }
@@ -177,6 +239,11 @@ impl Bridge {
         if unfinished > 0 {
             tracing::error!("{unfinished} queues did not stop in time: their claims stay in Redis");
         }
+        if let Some(Outside { directory, sinks }) = self.outside {
+            // Nothing is claimed any more, so nobody need take us for alive.
+            directory.close().await;
+            drop(sinks);
+        }
         self.helpers.finish(HELPERS_TIMEOUT).await;
         let sum = |of: fn(&Progress) -> &AtomicU64| total(&sources, of);
         StopReport {
@@ -189,6 +256,18 @@ impl Bridge {
 
     fn sum(&self, of: fn(&Progress) -> &AtomicU64) -> u64 {
         total(&self.sources, of)
+    }
+}
+
+/// A helper that cannot do its job stops the service.
+async fn watch_helpers(helpers: Shutdown, shutdown: Shutdown) {
+    tokio::select! {
+        () = helpers.cancelled() => {
+            if let Some(failure) = helpers.failure() {
+                shutdown.fail(failure);
+            }
+        }
+        () = shutdown.cancelled() => {}
     }
 }
 

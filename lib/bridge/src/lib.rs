@@ -9,13 +9,13 @@ mod deliver;
 mod drain;
 mod element;
 mod error;
-pub mod sinks;
 mod letter;
 mod limit;
 mod metrics;
 mod recovery;
 mod redis;
 mod route;
+pub mod sinks;
 mod stat;
 
 pub use bridge::Bridge;

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use kiteq_telemetry::Shutdown;
 use tokio::sync::watch;
 
-use crate::config::BridgeConfig;
+use crate::config::{BridgeConfig, ClaimMode};
 use crate::deliver::AliveMarks;
 use crate::drain::{Outage, Progress};
 use crate::metrics::{Metrics, QueueLabels};
@@ -183,8 +183,8 @@ impl Warden {
     async fn watch(&mut self, outage: &mut Outage) -> Result<(), RedisError> {
         let mut connection = self.dialer.connect().await?;
         let scripts = match self.config.claim_mode {
-            crate::config::ClaimMode::Script => Some(Scripts::load(&mut connection).await?),
-            crate::config::ClaimMode::Pop => None,
+            ClaimMode::Script => Some(Scripts::load(&mut connection).await?),
+            ClaimMode::Pop => None,
         };
         let mut judge = Judge::new(self.ours.clone(), self.config.peer_grace);
         let mut search_at = Instant::now();

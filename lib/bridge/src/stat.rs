@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use crate::sinks::SinkStat;
+
 /// A look at a running bridge, for `/stat`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Stat {
@@ -11,6 +13,8 @@ pub struct Stat {
     pub queues: Vec<QueueStat>,
     /// Each business.
     pub businesses: Vec<BusinessStat>,
+    /// Each sink.
+    pub sinks: Vec<SinkStat>,
     /// Bytes of batches that are being filled or sent.
     pub pipeline_bytes: u64,
 }

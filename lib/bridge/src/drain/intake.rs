@@ -37,6 +37,7 @@ type Returned = (Parcel, Result<(), Undeliverable>);
 pub(crate) struct IntakeContext<D> {
     pub(crate) mode: ClaimMode,
     pub(crate) mark: Arc<str>,
+    pub(crate) parked_max: u64,
     pub(crate) keys: Keys,
     pub(crate) deliver: D,
     pub(crate) routes: Arc<Routes>,
@@ -224,8 +225,13 @@ impl<D: Deliver> Intake<D> {
             if lane.park_after.is_some_and(|at| at > self.now) {
                 continue;
             }
-            lane.park_after = None;
+            let was_full = lane.park_after.take().is_some();
             if lane.to_park.is_empty() {
+                if was_full && self.context.mode == ClaimMode::Pop {
+                    // Nothing waits that would tell.
+                    lane.park_after = Some(self.now + PARK_AGAIN_AFTER);
+                    self.keeper.give(Job::CountParked { lane: place });
+                }
                 continue;
             }
             let spans = std::mem::take(&mut lane.to_park);
@@ -285,7 +291,9 @@ impl<D: Deliver> Intake<D> {
             Job::ParkValues { lane, values, spans } => {
                 self.kept_bytes -= values.iter().map(Vec::len).sum::<usize>();
                 self.parked(lane, &spans.iter().collect::<Vec<_>>(), answer);
+                self.mind_parked(lane, answer);
             }
+            Job::CountParked { lane } => self.mind_parked(lane, answer),
             Job::CountDead => self.dead_letters = u64::try_from(answer).unwrap_or(0),
         }
     }
@@ -322,6 +330,12 @@ impl<D: Deliver> Intake<D> {
             self.context.progress.parked.fetch_add(elements, Ordering::Relaxed);
         }
         self.claims.finish(spans.iter().copied());
+    }
+
+    /// Popped elements are parked also beyond the bound, for they are nowhere else; then nothing more is popped.
+    fn mind_parked(&mut self, place: usize, parked: i64) {
+        let is_full = u64::try_from(parked).unwrap_or(0) >= self.context.parked_max;
+        self.lanes[place].park_after = is_full.then(|| self.now + PARK_AGAIN_AFTER);
     }
 
     fn account(&mut self) {

@@ -36,6 +36,8 @@ pub(crate) enum Job {
     ParkValues { lane: usize, values: Vec<Vec<u8>>, spans: Spans },
     /// How many dead letters there are.
     CountDead,
+    /// How many elements are parked for a business.
+    CountParked { lane: usize },
 }
 
 /// A job that Redis has answered, and its number: a length, or one that the script explains.
@@ -207,7 +209,7 @@ fn job_command(job: &Job) -> &'static str {
         Job::Settle(_) => "settling claims",
         Job::Dead { .. } | Job::Oversize { .. } => "writing a dead letter",
         Job::Park { .. } | Job::ParkValues { .. } => "parking elements",
-        Job::CountDead => "counting dead letters",
+        Job::CountDead | Job::CountParked { .. } => "counting",
     }
 }
 
@@ -228,6 +230,9 @@ impl KeeperContext {
                 push(connection, &self.keys.parked(&self.businesses[*lane]), values);
             }
             Job::CountDead => connection.queue(&[b"LLEN", self.keys.dead().as_bytes()]),
+            Job::CountParked { lane } => {
+                connection.queue(&[b"LLEN", self.keys.parked(&self.businesses[*lane]).as_bytes()]);
+            }
         }
     }
 

@@ -139,6 +139,7 @@ impl<D: Deliver> Drain<D> {
         let context = IntakeContext {
             mode,
             mark: owner.mark.as_str().into(),
+            parked_max: config.parked_max,
             keys: keys.clone(),
             deliver,
             routes,

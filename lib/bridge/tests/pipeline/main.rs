@@ -6,3 +6,4 @@ mod drain;
 mod outage;
 mod recovery;
 mod support;
+mod whole;

@@ -75,6 +75,10 @@ impl Sink {
         Self { ledger, port, available: Arc::new(available.collect()) }
     }
 
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
     pub(crate) fn set_available(&self, business: &str, available: bool) {
         self.available[business].send_replace(available);
     }
