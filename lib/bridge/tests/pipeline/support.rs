@@ -10,8 +10,9 @@ use kiteq_flume::{
     Answer, Batch, ConnectOptions, Connection, Handler, Incoming, Server, ServerOptions, Status,
 };
 use kiteq_telemetry::Shutdown;
-use kiteq_testkit::{Redis, eventually};
+use kiteq_testkit::{PATIENCE, Redis, eventually};
 use prometheus_client::registry::Registry;
+use redis::AsyncConnectionConfig;
 use redis::aio::MultiplexedConnection;
 use tokio::sync::watch;
 
@@ -216,7 +217,11 @@ pub(crate) fn element(business: &str, id: u64) -> Vec<u8> {
 }
 
 pub(crate) async fn client(redis: &Redis) -> MultiplexedConnection {
-    redis::Client::open(redis.uri()).unwrap().get_multiplexed_async_connection().await.unwrap()
+    let config = AsyncConnectionConfig::new()
+        .set_response_timeout(Some(PATIENCE))
+        .set_connection_timeout(Some(PATIENCE));
+    let client = redis::Client::open(redis.uri()).unwrap();
+    client.get_multiplexed_async_connection_with_config(&config).await.unwrap()
 }
 
 /// Pushes elements as applications do.

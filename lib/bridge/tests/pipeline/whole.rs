@@ -94,9 +94,9 @@ async fn a_peer_puts_back_what_a_dead_instance_held() {
         drop(bridge);
     });
     eventually("all is claimed", async || (length(&mut client, QUEUE).await == 0).then_some(())).await;
-    let second =
-        Bridge::start(with_zookeeper(&redis, &zookeeper, "peer"), &mut Registry::default(), &Shutdown::new());
-    let second = second.await.unwrap();
+    let (mut metrics, shutdown) = (Registry::default(), Shutdown::new());
+    let peer = with_zookeeper(&redis, &zookeeper, "peer");
+    let second = Bridge::start(peer, &mut metrics, &shutdown).await.unwrap();
     eventually("it knows its peers", async || second.ready().ok()).await;
     sink.set_silent(false);
     assert!(sink.events().is_empty(), "the first one lives, so its claims are its own");
