@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::Registry;
 use crate::error::RegistryError;
+use crate::etcd::EtcdRegistry;
 use crate::file::FileRegistry;
 use crate::fixed::FixedRegistry;
 use crate::http::HttpRegistry;
@@ -15,10 +16,11 @@ const HOSTS_MAX: usize = 64;
 const ZK_PORT: u16 = 2181;
 
 /// The forms of URI, for errors.
-const FORMS: &str = "http://host:port[,host:port], file://path[?env=name], zk://host:port[,host:port], static://host:port[,host:port]";
+const FORMS: &str = "http://host:port[,host:port], file://path[?env=name], zk://host:port[,host:port], etcd://host:port[,host:port], static://host:port[,host:port]";
 
 /// Opens the registry that `uri` names: `http://host:port[,host:port]` (brokers that keep their own), `file://path[?env=name]`
-/// (a YAML file), `zk://host:port[,host:port]` (ZooKeeper), `static://host:port[,host:port]` (a fixed list of brokers).
+/// (a YAML file), `zk://host:port[,host:port]` (ZooKeeper), `etcd://host:port[,host:port]` (etcd; see
+/// [`EtcdRegistry::open`]), `static://host:port[,host:port]` (a fixed list of brokers).
 ///
 /// Servers need not be reachable yet: watches stay `None` until they are.
 ///
@@ -41,7 +43,7 @@ pub async fn connect(uri: &str) -> Result<Arc<dyn Registry>, RegistryError> {
             Err(wrong("only a broker opens it, in its own data directory; clients say http://host:port"))
         }
         "https" => Err(wrong("TLS is not spoken; expected http://host:port, the HTTP port of a broker")),
-        "etcd" => Err(wrong(&format!("etcd is not in this version yet; expected {FORMS}"))),
+        "etcd" => Ok(EtcdRegistry::open(uri).await?),
         _ => Err(wrong(&format!("unknown scheme; expected {FORMS}"))),
     }
 }
@@ -119,7 +121,7 @@ mod tests {
         for (uri, part) in [
             ("localhost:2181", "no scheme"),
             ("consul://a:1", "unknown scheme; expected http://"),
-            ("etcd://http://a:1", "not in this version yet"),
+            ("etcd://http://a:x", "is not host:port"),
             ("embedded://", "http://host:port"),
             ("https://a:1", "TLS"),
             ("static://a", "\"a\" is not host:port"),

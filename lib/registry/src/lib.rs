@@ -1,7 +1,7 @@
 //! Where brokers, producers and consumers find each other.
 //!
-//! One trait, [`Registry`], and one backend for each way in which an installation keeps it: ZooKeeper, a file, the
-//! broker's own data directory. What is read is offered as a `watch` channel of whole snapshots: a reader always holds
+//! One trait, [`Registry`], and one backend for each way in which an installation keeps it: ZooKeeper, etcd, a file,
+//! the broker's own data directory. What is read is offered as a `watch` channel of whole snapshots: a reader always holds
 //! the last known state, also while the registry is away, and `None` means that nothing has been read yet.
 
 mod alive;
@@ -9,10 +9,12 @@ mod binding;
 mod connect;
 mod embedded;
 mod error;
+mod etcd;
 mod file;
 mod fixed;
 mod http;
 mod http_api;
+mod nodes;
 mod outbox;
 mod publication;
 mod topics;
@@ -27,6 +29,7 @@ pub use binding::{BindType, Binding, MESSAGE_TYPE_BYTES_MAX, NAME_BYTES_MAX, che
 pub use connect::connect;
 pub use embedded::{EmbeddedRegistry, HttpReply};
 pub use error::RegistryError;
+pub use etcd::EtcdRegistry;
 pub use file::FileRegistry;
 pub use fixed::FixedRegistry;
 pub use http::HttpRegistry;

@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use crate::binding::{Binding, check_name};
+use crate::connect::with_port;
 use crate::error::RegistryError;
+use crate::nodes::NODE_BYTES_MAX;
+use crate::{ANY_TOPIC, BrokerRecord};
 
 /// Bindings that a group may publish at once.
 pub const BINDINGS_PER_GROUP_MAX: usize = 1_000;
@@ -48,6 +51,38 @@ pub(crate) fn check_topics(place: &str, topics: &[String]) -> Result<(), Registr
         )));
     }
     topics.iter().try_for_each(|topic| check_name("topic", topic)).map_err(refused)
+}
+
+/// Checks what a broker says of itself to a tree, whose nodes are named for addresses and topics.
+pub(crate) fn check_registration(place: &str, broker: &BrokerRecord) -> Result<(), RegistryError> {
+    let refused = |reason| RegistryError::Refused { place: place.to_owned(), reason };
+    if broker.topics.iter().any(|topic| topic == ANY_TOPIC) {
+        let words = "clients look for brokers by topic here, so \"all topics\" cannot be registered; name the topics, with \
+                     -topics=a,b or in the cluster's configuration";
+        return Err(refused(words.to_owned()));
+    }
+    if !with_port(&broker.address) {
+        return Err(refused(format!("address {:?} is not host:port", broker.address)));
+    }
+    check_topics(place, &broker.topics)
+}
+
+/// Checks that a group's bindings in each topic fit a node.
+pub(crate) fn check_size(
+    place: &str,
+    group: &str,
+    topics: &BTreeMap<String, Vec<Binding>>,
+) -> Result<(), RegistryError> {
+    for (topic, bindings) in topics {
+        let bytes = serde_json::to_vec(bindings).map_or(usize::MAX, |data| data.len());
+        if bytes > NODE_BYTES_MAX {
+            let reason = format!(
+                "the bindings of group {group:?} in topic {topic:?} take {bytes} bytes; at most {NODE_BYTES_MAX} fit"
+            );
+            return Err(RegistryError::Refused { place: place.to_owned(), reason });
+        }
+    }
+    Ok(())
 }
 
 /// The name of this host, as a producer notes it.

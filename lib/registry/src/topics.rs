@@ -89,6 +89,17 @@ impl<T: PartialEq> TopicTable<T> {
         self.lock().topics.keys().cloned().collect()
     }
 
+    /// The watched topics whose value is not known.
+    pub(crate) fn unread(&self) -> Vec<String> {
+        let state = self.lock();
+        state
+            .topics
+            .iter()
+            .filter(|(_, sender)| sender.borrow().is_none())
+            .map(|(topic, _)| topic.clone())
+            .collect()
+    }
+
     /// Changes when a topic is added to the table.
     pub(crate) fn additions(&self) -> watch::Receiver<u64> {
         self.additions.subscribe()
@@ -121,7 +132,9 @@ mod tests {
         let table = TopicTable::new();
         let mut watch = table.watch("trade", || None);
         assert_eq!(*watch.borrow_and_update(), None);
+        assert_eq!(table.unread(), ["trade"]);
         table.set("trade", vec!["a"]);
+        assert!(table.unread().is_empty());
         assert!(watch.has_changed().unwrap());
         assert_eq!(watch.borrow_and_update().as_deref(), Some(["a"].as_slice()));
         table.set("trade", vec!["a"]);

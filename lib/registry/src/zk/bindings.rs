@@ -6,15 +6,13 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, FuturesUnordered};
 use futures_util::{FutureExt, StreamExt, TryStreamExt};
-use kiteq_zookeeper::{Client, Error, Listing, NODE_BYTES_MAX, OneshotWatcher, Stat, ask, list, resync};
+use kiteq_zookeeper::{Client, Error, Listing, OneshotWatcher, Stat, ask, list, resync};
 
 use super::Shared;
-use super::tree::{BIND_SUFFIX, subscribers};
+use super::tree::subscribers;
 use crate::binding::Binding;
-use crate::publication::BINDINGS_PER_GROUP_MAX;
+use crate::nodes::{BIND_SUFFIX, GROUPS_MAX, parse};
 
-/// Groups of one topic that are read; further ones are logged and ignored.
-const GROUPS_MAX: usize = 10_000;
 /// Nodes that are read at a time.
 const READS_AT_ONCE: usize = 32;
 
@@ -149,86 +147,7 @@ async fn read_one(client: Client, path: String, name: String) -> Result<(String,
     }
 }
 
-/// The bindings in a node's data; `None` when it holds no array of them. Elements that are malformed are left out.
-fn parse(topic: &str, node: &str, data: &[u8]) -> Option<Vec<Binding>> {
-    if data.trim_ascii().is_empty() {
-        return Some(Vec::new());
-    }
-    if data.len() > NODE_BYTES_MAX {
-        tracing::warn!(
-            topic,
-            node,
-            bytes = data.len(),
-            limit = NODE_BYTES_MAX,
-            "binding node is too large; ignored"
-        );
-        return None;
-    }
-    let elements = match serde_json::from_slice::<Option<Vec<serde_json::Value>>>(data) {
-        Ok(elements) => elements.unwrap_or_default(),
-        Err(error) => {
-            tracing::warn!(topic, node, %error, "binding node is malformed and is ignored; what it said before stands");
-            return None;
-        }
-    };
-    let sound = elements.into_iter().filter_map(|element| match read_element(topic, element) {
-        Ok(binding) => Some(binding),
-        Err(reason) => {
-            tracing::warn!(
-                topic,
-                node,
-                reason,
-                "binding is malformed and is ignored; others of its node stay"
-            );
-            None
-        }
-    });
-    Some(sound.take(BINDINGS_PER_GROUP_MAX).collect())
-}
-
-fn read_element(topic: &str, element: serde_json::Value) -> Result<Binding, String> {
-    let binding: Binding = serde_json::from_value(element).map_err(|error| error.to_string())?;
-    binding.validate()?;
-    if binding.topic != topic {
-        return Err(format!("it is of topic {:?}", binding.topic));
-    }
-    Ok(binding)
-}
-
 /// The bindings of all nodes, in the order of their names.
 pub(super) fn flatten(nodes: &Nodes) -> Vec<Binding> {
     nodes.values().flat_map(|node| node.bindings.iter().cloned()).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn nodes_of_existing_clients_are_read() {
-        let data = br#"[{"groupId":"s-pay","topic":"trade","messageType":"pay","bindType":0,"version":"1.0.0","watermark":1000,"persistent":true}]"#;
-        assert_eq!(
-            parse("trade", "s-pay-bind", data),
-            Some(vec![Binding::direct("s-pay", "trade", "pay", 1000, true)])
-        );
-        for nothing in ["", " \n", "null", "[]"] {
-            assert_eq!(parse("trade", "s-pay-bind", nothing.as_bytes()), Some(Vec::new()), "{nothing:?}");
-        }
-    }
-
-    #[test]
-    fn a_malformed_node_is_nothing_and_a_malformed_element_costs_only_itself() {
-        for garbage in ["{", "{}", "text", "\u{0}", "[{]"] {
-            assert_eq!(parse("trade", "s-pay-bind", garbage.as_bytes()), None, "{garbage:?}");
-        }
-        let data = br#"[7, {"groupId":"s","topic":"feed","messageType":"a","bindType":2},
-            {"groupId":"s","topic":"trade","messageType":"a","bindType":9},
-            {"groupId":"","topic":"trade","messageType":"a","bindType":2},
-            {"groupId":"s","topic":"trade","messageType":"*","bindType":2}]"#;
-        assert_eq!(parse("trade", "s-bind", data), Some(vec![Binding::fanout("s", "trade", 0, false)]));
-        assert_eq!(parse("trade", "s-bind", &[b' '; 10]), Some(Vec::new()));
-        let mut large = b"[]".to_vec();
-        large.resize(NODE_BYTES_MAX + 1, b' ');
-        assert_eq!(parse("trade", "s-bind", &large), None);
-    }
 }

@@ -12,19 +12,19 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use kiteq_zookeeper::{Client, Error, NODE_BYTES_MAX, Sessions, delete, make, make_ephemeral, write};
+use kiteq_zookeeper::{Client, Error, Sessions, delete, make, make_ephemeral, write};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
 use crate::alive::Alive;
 use crate::binding::{Binding, check_name};
-use crate::connect::with_port;
 use crate::error::RegistryError;
+use crate::nodes::BIND_SUFFIX;
 use crate::outbox::{Item, Key, Outbox};
-use crate::publication::{by_topic, check_topics, local_host};
+use crate::publication::{by_topic, check_registration, check_size, check_topics, local_host};
 use crate::topics::TopicTable;
-use crate::{ANY_TOPIC, AliveWatch, BindingsWatch, BrokerRecord, BrokersWatch, Registry};
+use crate::{AliveWatch, BindingsWatch, BrokerRecord, BrokersWatch, Registry};
 use bindings::Nodes;
 
 /// Longest time that withdrawing takes, and so closing.
@@ -220,7 +220,7 @@ async fn publish(client: &Client, item: &Item) -> Result<(), Error> {
             for (topic, bindings) in topics {
                 let data = serde_json::to_vec(&bindings)
                     .map_err(|error| Error::UnexpectedError(error.to_string()))?;
-                let name = format!("{}{}", request.group, tree::BIND_SUFFIX);
+                let name = format!("{}{}", request.group, BIND_SUFFIX);
                 write(client, &tree::subscribers(topic), &name, &data).await?;
             }
             Ok(())
@@ -242,17 +242,7 @@ impl Registry for ZkRegistry {
     }
 
     async fn register_broker(&self, broker: BrokerRecord) -> Result<(), RegistryError> {
-        if broker.topics.iter().any(|topic| topic == ANY_TOPIC) {
-            return Err(self.shared.refused(
-                "ZooKeeper lists brokers topic by topic, so a broker that serves every topic cannot be listed; \
-                 name the topics, with -topics=a,b or in the cluster's configuration"
-                    .to_owned(),
-            ));
-        }
-        if !with_port(&broker.address) {
-            return Err(self.shared.refused(format!("address {:?} is not host:port", broker.address)));
-        }
-        check_topics(&self.describe(), &broker.topics)?;
+        check_registration(&self.describe(), &broker)?;
         self.shared.broker.send_replace(Some(broker));
         let client = self.shared.client().await?;
         let outcome = self.shared.register_in(&client).await;
@@ -291,14 +281,7 @@ impl Registry for ZkRegistry {
 
     async fn publish_bindings(&self, group: &str, bindings: &[Binding]) -> Result<(), RegistryError> {
         let topics = by_topic(&self.describe(), group, bindings)?;
-        for (topic, bindings) in &topics {
-            let bytes = serde_json::to_vec(bindings).map_or(usize::MAX, |data| data.len());
-            if bytes > NODE_BYTES_MAX {
-                return Err(self.shared.refused(format!(
-                    "the bindings of group {group:?} in topic {topic:?} take {bytes} bytes; at most {NODE_BYTES_MAX} fit"
-                )));
-            }
-        }
+        check_size(&self.describe(), group, &topics)?;
         let item = self.shared.outbox.put_bindings(group, topics)?;
         self.shared.send(&item).await
     }

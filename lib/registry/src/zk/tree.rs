@@ -11,8 +11,6 @@
 pub(super) const ALIVE_SERVERS: &str = "/kiteq/alive_servers";
 pub(super) const ALL_SERVERS: &str = "/kiteq/all_servers";
 
-/// What the names of binding nodes end with.
-pub(super) const BIND_SUFFIX: &str = "-bind";
 
 pub(super) fn server(topic: &str) -> String {
     format!("/kiteq/server/{topic}")
