@@ -49,6 +49,18 @@ need_zookeeper() {
     fi
 }
 
+# etcd, which the tests start for themselves. Its package would also start a service of the machine's own: it is told not to.
+need_etcd() {
+    command -v etcd >/dev/null && return 0
+    local policy=/usr/sbin/policy-rc.d is_ours='' status=0
+    if [[ ! -e $policy ]]; then
+        printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null && as_root chmod 755 "$policy" && is_ours=1
+    fi
+    (need_packages "running against a real etcd" etcd-server) || status=$?
+    [[ -z $is_ours ]] || as_root rm -f "$policy"
+    return "$status"
+}
+
 # Redis, which the tests of the bridge and of the load tool start for themselves.
 need_redis() {
     command -v redis-server >/dev/null || need_packages "running against a real Redis" redis-server

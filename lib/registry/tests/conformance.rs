@@ -251,6 +251,7 @@ macro_rules! conformance_of {
 }
 
 conformance_of! {
+    etcd: crate::support::backend::EtcdPair,
     embedded: crate::support::backend::Embedded,
     file: crate::support::backend::File,
     zk: crate::support::backend::Zk,

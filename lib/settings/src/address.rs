@@ -145,6 +145,8 @@ mod tests {
             ("rediss://u:p/q@h:6379", "rediss://u:***@h:6379"),
             ("redis://u@h:6379", "redis://u@h:6379"),
             ("h:6379", "h:6379"),
+            ("etcd://kite:secret@h1:2379,h2:2379", "etcd://kite:***@h1:2379,h2:2379"),
+            ("etcd://https://kite:secret@h1:2379?ca=/ca.pem", "etcd://https:***@h1:2379?ca=/ca.pem"),
         ] {
             assert_eq!(without_password(uri), shown);
         }

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 #![allow(clippy::missing_panics_doc, reason = "every function here panics when its server does not work")]
 
+mod etcd;
 mod log;
 mod mariadb;
 mod process;
@@ -14,6 +15,7 @@ mod redis;
 mod wait;
 mod zookeeper;
 
+pub use etcd::{Etcd, EtcdKey};
 pub use log::Log;
 pub use mariadb::MariaDb;
 pub use process::{ServerProcess, free_port};

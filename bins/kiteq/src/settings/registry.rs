@@ -8,7 +8,7 @@ pub(crate) const EMBEDDED_REGISTRY: &str = "embedded://";
 /// Completes a registry: `embedded` becomes a URI, and hosts alone are ZooKeeper's.
 pub(crate) fn registry_uri(text: &str) -> Result<String, String> {
     let text = text.trim();
-    let expected = "expected embedded, zk://HOST:PORT,... or file://FILE";
+    let expected = "expected embedded, zk://HOST:PORT,..., etcd://HOST:PORT,... or file://FILE";
     match text.split_once("://") {
         Some(("embedded", _)) => Ok(EMBEDDED_REGISTRY.to_owned()),
         Some(("zk" | "etcd" | "file", rest)) if !rest.is_empty() => Ok(text.to_owned()),

@@ -121,7 +121,7 @@ pub(crate) const SETTINGS: &[Setting<Settings>] = &[
         heading: WHERE,
         value_name: "URI",
         help: "Where brokers and clients find each other: embedded (this broker keeps it below --data-dir and serves it \
-               over HTTP), zk://HOST:PORT,HOST:PORT, file://FILE; HOST:PORT alone is zk",
+               over HTTP), zk://HOST:PORT,HOST:PORT, etcd://HOST:PORT,HOST:PORT, file://FILE; HOST:PORT alone is zk",
         kind: Kind::Text {
             set: |settings, text| registry_uri(text).map(|uri| settings.registry = uri),
             get: |settings| Some(settings.registry.clone()),

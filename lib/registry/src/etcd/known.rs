@@ -101,7 +101,7 @@ impl Known {
 
 impl Entry {
     /// Takes what has been read as a whole.
-    pub(super) fn replace(&mut self, subject: &Subject, prefix: &str, snapshot: Snapshot) {
+    pub(super) fn replace(&mut self, subject: &Subject, prefix: &str, snapshot: &Snapshot) {
         let mut former = std::mem::take(&mut self.nodes);
         for pair in &snapshot.pairs {
             if let Some(name) = name(subject, prefix, &pair.key) {
@@ -193,13 +193,13 @@ mod tests {
             pair("notes", 3, &[]),
             pair("x/y-bind", 3, &[]),
         ];
-        entry.replace(&subject(), PREFIX, Snapshot { pairs, revision: 5 });
+        entry.replace(&subject(), PREFIX, &Snapshot { pairs, revision: 5 });
         assert_eq!((entry.bindings(), entry.revision), (vec![a.clone()], Some(5)));
         entry.apply(&subject(), PREFIX, &event(EventType::Put, pair("b-bind", 6, std::slice::from_ref(&b))));
         assert_eq!(entry.bindings(), [a, b.clone()]);
         entry.apply(&subject(), PREFIX, &event(EventType::Delete, pair("a-bind", 7, &[])));
         assert_eq!(entry.bindings(), [b]);
-        entry.replace(&subject(), PREFIX, Snapshot { pairs: Vec::new(), revision: 9 });
+        entry.replace(&subject(), PREFIX, &Snapshot { pairs: Vec::new(), revision: 9 });
         assert_eq!(entry.bindings(), []);
     }
 
@@ -214,7 +214,7 @@ mod tests {
         let damaged = KeyValue { mod_revision: 5, ..damaged };
         entry.apply(&subject(), PREFIX, &event(EventType::Put, damaged.clone()));
         assert_eq!(entry.bindings(), good);
-        entry.replace(&subject(), PREFIX, Snapshot { pairs: vec![damaged], revision: 6 });
+        entry.replace(&subject(), PREFIX, &Snapshot { pairs: vec![damaged], revision: 6 });
         assert_eq!(entry.bindings(), good);
     }
 

@@ -214,7 +214,9 @@ pub(super) fn is_of_connection(status: &Status) -> bool {
 pub(super) fn failed(place: String, status: &Status) -> RegistryError {
     let reason = match status.message() {
         // What a transport fails with is behind the status.
-        "" | "transport error" => causes(status),
+        "" | "transport error" => {
+            std::error::Error::source(status).map_or_else(|| status.to_string(), causes)
+        }
         message if message.contains("user name is empty") => {
             format!("{message}; expected etcd://user:password@host:port")
         }

@@ -163,7 +163,7 @@ impl<'a> Watches<'a> {
         match outcome {
             Ok(snapshot) => {
                 entry.is_refused = false;
-                entry.replace(&subject, &subject.prefix(), snapshot);
+                entry.replace(&subject, &subject.prefix(), &snapshot);
                 self.publish(&subject);
                 self.outgoing.push_back(Outgoing::Create(subject));
                 Ok(())

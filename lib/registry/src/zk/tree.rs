@@ -11,7 +11,6 @@
 pub(super) const ALIVE_SERVERS: &str = "/kiteq/alive_servers";
 pub(super) const ALL_SERVERS: &str = "/kiteq/all_servers";
 
-
 pub(super) fn server(topic: &str) -> String {
     format!("/kiteq/server/{topic}")
 }

@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use kiteq_registry::{
-    Binding, BrokerRecord, EmbeddedRegistry, FileRegistry, HttpRegistry, Registry, ZkRegistry, connect,
+    Binding, BrokerRecord, EmbeddedRegistry, EtcdRegistry, FileRegistry, HttpRegistry, Registry, ZkRegistry,
+    connect,
 };
 use serde_json::json;
 
-use super::ZooKeeper;
 use super::http_server::HttpServer;
+use super::{Etcd, ZooKeeper};
 
 /// One way to keep a registry, with one broker and one client of it.
 #[async_trait(?Send)]
@@ -193,6 +194,54 @@ impl Backend for Zk {
         let server = ZooKeeper::start().await;
         let start = || ZkRegistry::start(&[server.host()], SESSION_TIMEOUT);
         let (broker, client) = (start(), start());
+        Self { server, broker, client }
+    }
+
+    fn broker(&self) -> Arc<dyn Registry> {
+        Arc::clone(&self.broker) as Arc<dyn Registry>
+    }
+
+    fn client(&self) -> Arc<dyn Registry> {
+        Arc::clone(&self.client) as Arc<dyn Registry>
+    }
+
+    async fn show(&mut self, broker: Option<BrokerRecord>) {
+        show(self.broker.as_ref(), broker).await;
+    }
+
+    async fn bind(&mut self, group: &str, bindings: &[Binding]) {
+        publish(self.client.as_ref(), group, bindings).await;
+    }
+
+    async fn go_away(&mut self) {
+        self.server.kill();
+    }
+
+    async fn come_back(&mut self) {
+        self.server.run().await;
+    }
+}
+
+/// An etcd server, and two connections to it.
+pub struct EtcdPair {
+    server: Etcd,
+    broker: Arc<EtcdRegistry>,
+    client: Arc<EtcdRegistry>,
+}
+
+/// A registry with a short lease, so that one that is not renewed is soon over.
+pub async fn open_etcd(hosts: &[String]) -> Arc<EtcdRegistry> {
+    EtcdRegistry::open(&format!("etcd://{}?leaseSeconds=2", hosts.join(","))).await.unwrap()
+}
+
+#[async_trait(?Send)]
+impl Backend for EtcdPair {
+    const KNOWS_THE_LIVING: bool = true;
+
+    async fn open() -> Self {
+        let server = Etcd::start().await;
+        let hosts = [server.host()];
+        let (broker, client) = (open_etcd(&hosts).await, open_etcd(&hosts).await);
         Self { server, broker, client }
     }
 

@@ -8,7 +8,7 @@ pub mod proxy;
 
 use std::sync::Arc;
 
-pub use kiteq_testkit::{Log, PATIENCE, ZooKeeper, eventually};
+pub use kiteq_testkit::{Etcd, Log, PATIENCE, ZooKeeper, eventually};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
