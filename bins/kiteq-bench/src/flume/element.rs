@@ -1,10 +1,8 @@
 //! Elements as applications push them, and some that no bridge can make an event of.
 
-use std::io::Write;
 use std::ops::RangeInclusive;
 
-use flate2::Compression;
-use flate2::write::DeflateEncoder;
+use flate2::{Compress, Compression, FlushCompress, Status};
 
 use crate::flume::marker::Marker;
 
@@ -40,6 +38,8 @@ pub struct ElementMaker {
     shape: ElementShape,
     filler: Vec<u8>,
     plain: Vec<u8>,
+    /// Kept, because its tables cost more than an element does.
+    compress: Compress,
 }
 
 /// A business that is in nobody's configuration.
@@ -55,7 +55,7 @@ impl ElementMaker {
         // Letters that compress as text does, and without the one that a marker begins with.
         let letter = |_| b"etaoinshrdlucmfwypvbgqxz"[fastrand::usize(..24).min(fastrand::usize(..24))];
         let filler = (0..64 * 1024).map(letter).collect();
-        Self { shape, filler, plain: Vec::new() }
+        Self { shape, filler, plain: Vec::new(), compress: Compress::new(Compression::fast(), false) }
     }
 
     /// Appends an element to `out`, and says what is to become of it.
@@ -64,7 +64,7 @@ impl ElementMaker {
         plain.clear();
         let fate = self.put_plain(&mut plain, marker);
         if self.shape.compress {
-            deflate(&plain, out);
+            deflate(&mut self.compress, &plain, out);
         } else {
             out.extend_from_slice(&plain);
         }
@@ -135,11 +135,20 @@ fn put_malformed(out: &mut Vec<u8>, marker: Marker) {
     out.extend_from_slice(after);
 }
 
-fn deflate(plain: &[u8], out: &mut Vec<u8>) {
-    let mut encoder = DeflateEncoder::new(&mut *out, Compression::fast());
-    // A vector takes everything.
-    let written = encoder.write_all(plain).and_then(|()| encoder.finish().map(drop));
-    debug_assert!(written.is_ok());
+/// Appends `plain` as one raw DEFLATE stream.
+fn deflate(compress: &mut Compress, plain: &[u8], out: &mut Vec<u8>) {
+    /// What a stream has beside its data when nothing can be saved; longer ones take another round.
+    const OVERHEAD_BYTES: usize = 64;
+    compress.reset();
+    loop {
+        let rest = &plain[compress.total_in() as usize..];
+        out.reserve(rest.len() + OVERHEAD_BYTES);
+        match compress.compress_vec(rest, out, FlushCompress::Finish) {
+            Ok(Status::Ok | Status::BufError) => {}
+            // Compression has no other error than misuse of its stream, which begins anew for each element.
+            Ok(Status::StreamEnd) | Err(_) => return,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -201,10 +210,16 @@ mod tests {
 
     #[test]
     fn compressed_elements_are_raw_deflate() {
-        let (bytes, _) = element(ElementShape { compress: true, ..shape() }, 7);
-        let mut plain = Vec::new();
-        DeflateDecoder::new(&bytes[..]).read_to_end(&mut plain).unwrap();
-        assert_eq!(Marker::find(&plain), Some(marker(7)));
+        let mut maker = ElementMaker::new(ElementShape { compress: true, sizes: 250..=100_000, ..shape() });
+        for sequence in 0..20 {
+            let (mut bytes, mut plain) = (Vec::new(), Vec::new());
+            maker.put(&mut bytes, marker(sequence));
+            let mut decoder = DeflateDecoder::new(&bytes[..]);
+            decoder.read_to_end(&mut plain).unwrap();
+            assert_eq!(decoder.total_in(), bytes.len() as u64);
+            assert!(serde_json::from_slice::<Value>(&plain).is_ok());
+            assert_eq!(Marker::find(&plain), Some(marker(sequence)));
+        }
     }
 
     #[test]
