@@ -17,11 +17,12 @@ use tokio_util::sync::CancellationToken;
 use crate::BrokerConfig;
 use crate::clock::WallClock;
 use crate::dispatch::connections::ConnectionId;
-use crate::dispatch::{BrokerStats, Dispatcher, Event, LaneStats, Surroundings};
+use crate::dispatch::{BrokerStats, Dispatcher, Event, LaneStats, Residency, Surroundings};
 use crate::mailbox::Mailbox;
 use crate::metrics::Metrics;
 use crate::session;
 use crate::shared::{Shared, TopicGate, TransientBudget};
+use crate::takeover::Takeover;
 use crate::token_bucket::TokenBucket;
 
 /// Why a broker did not start.
@@ -46,6 +47,17 @@ pub enum StartError {
     Advertise {
         /// The bound address.
         address: SocketAddr,
+    },
+    /// The others would take this broker for dead.
+    #[error(
+        "the store's messages would be written as {owner}'s, and {advertised} is registered, so the other brokers would take \
+         them: start on a fixed port, or say with --advertise under which host:port clients reach this broker"
+    )]
+    Owner {
+        /// The name in the store.
+        owner: String,
+        /// The name in the registry.
+        advertised: String,
     },
     /// The store could not report what it holds.
     #[error("cannot recover: {0}")]
@@ -74,6 +86,8 @@ pub struct Broker {
     stop_accepting: CancellationToken,
     /// Ends sessions, and the tasks that follow the registry.
     stop_sessions: CancellationToken,
+    /// Ends the taking over of other brokers' messages.
+    stop_takeover: CancellationToken,
     sessions: Shutdown,
 }
 
@@ -115,6 +129,11 @@ impl Broker {
             None if address.ip().is_unspecified() => return Err(StartError::Advertise { address }),
             None => address.to_string(),
         };
+        if let Some(owner) =
+            store.owned().map(kiteq_store::OwnedStore::owner).filter(|owner| *owner != advertised)
+        {
+            return Err(StartError::Owner { owner: owner.to_owned(), advertised });
+        }
         let config = Arc::new(config);
         let metrics = Metrics::register(metrics);
         let stop_sessions = CancellationToken::new();
@@ -160,6 +179,7 @@ impl Broker {
             registration: Arc::new(Mutex::new(Registration::Pending)),
             stop_accepting: CancellationToken::new(),
             stop_sessions,
+            stop_takeover: CancellationToken::new(),
             sessions: Shutdown::new(),
         };
         let acceptor = Acceptor {
@@ -170,9 +190,23 @@ impl Broker {
             stop_sessions: broker.stop_sessions.clone(),
         };
         service.spawn("accept", Importance::Essential, acceptor.run());
+        service.spawn("takeover", Importance::Essential, broker.takeover().run());
         broker.register().await?;
         tracing::info!(%address, advertised = broker.advertised, registry = broker.registry.describe(), "broker is serving");
         Ok(broker)
+    }
+
+    fn takeover(&self) -> Takeover {
+        let config = &self.shared.config;
+        Takeover {
+            store: self.shared.store.clone(),
+            alive: self.registry.watch_alive(),
+            inbox: self.shared.inbox.clone(),
+            metrics: self.shared.metrics.clone(),
+            advertised: self.advertised.clone(),
+            grace: config.takeover_grace,
+            stop: self.stop_takeover.clone(),
+        }
     }
 
     async fn register(&self) -> Result<(), StartError> {
@@ -231,6 +265,12 @@ impl Broker {
     #[must_use]
     pub fn lanes(&self) -> Vec<LaneStats> {
         self.stats.lanes()
+    }
+
+    /// What the broker knows of a store that may hold more; `None` where it knows everything.
+    #[must_use]
+    pub fn residency(&self) -> Option<Residency> {
+        self.stats.residency()
     }
 
     /// What the store holds.
@@ -300,6 +340,7 @@ impl Broker {
     pub async fn stop(&self) -> StopReport {
         let mut problems = Vec::new();
         let config = &self.shared.config;
+        self.stop_takeover.cancel();
         match tokio::time::timeout(WITHDRAW_MAX, self.registry.unregister_broker()).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
@@ -339,6 +380,7 @@ impl Broker {
         if tokio::time::timeout(config.drain_timeout, has_stopped).await.is_err() {
             problems.push("the dispatcher did not stop in time".to_owned());
         }
+        problems.extend(self.leave_store().await);
         let store = self.shared.store.clone();
         match tokio::task::spawn_blocking(move || store.close()).await {
             Ok(Ok(())) => {}
@@ -347,6 +389,27 @@ impl Broker {
         }
         self.registry.close().await;
         StopReport { problems }
+    }
+}
+
+impl Broker {
+    /// Lets the other brokers of a shared store take this one's messages at once; says what went wrong.
+    async fn leave_store(&self) -> Option<String> {
+        let owned = self.shared.store.owned()?;
+        let (answer, answered) = oneshot::channel();
+        owned.leave(Box::new(move |left| {
+            // Nobody waits any more after the deadline.
+            let _ = answer.send(left);
+        }));
+        let problem = match tokio::time::timeout(self.shared.config.drain_timeout, answered).await {
+            Ok(Ok(Ok(()))) => return None,
+            Ok(Ok(Err(error))) => error.to_string(),
+            Ok(Err(_)) => StoreError::Closed.to_string(),
+            Err(_) => "the store did not answer in time".to_owned(),
+        };
+        Some(format!(
+            "the other brokers could not be told that this one leaves, so they wait before they take over: {problem}"
+        ))
     }
 }
 

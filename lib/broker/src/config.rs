@@ -58,6 +58,8 @@ pub struct BrokerConfig {
     pub leave_grace: Duration,
     /// How long a stopping broker then waits for deliveries that are in flight.
     pub drain_timeout: Duration,
+    /// How long a broker that shares the store must have been gone from the registry before its messages are taken over.
+    pub takeover_grace: Duration,
 }
 
 impl Default for BrokerConfig {
@@ -86,6 +88,7 @@ impl Default for BrokerConfig {
             message_lifetime: Duration::from_secs(7 * 24 * 3600),
             leave_grace: Duration::from_secs(2),
             drain_timeout: Duration::from_secs(10),
+            takeover_grace: Duration::from_secs(15),
         }
     }
 }

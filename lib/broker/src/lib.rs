@@ -12,8 +12,9 @@ mod mailbox;
 mod metrics;
 mod session;
 mod shared;
+mod takeover;
 mod token_bucket;
 
 pub use broker::{Broker, StartError, StopReport};
 pub use config::{BrokerConfig, RedeliverySchedule};
-pub use dispatch::{BrokerStats, LaneStats};
+pub use dispatch::{BrokerStats, LaneStats, Residency};

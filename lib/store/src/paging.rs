@@ -24,7 +24,7 @@ pub trait PagedStore: Send + Sync {
     /// How many messages may be resident at once.
     fn resident_max(&self) -> usize;
 
-    /// Makes up to `room` waiting messages resident.
+    /// Makes up to `room` waiting messages resident, and no more than may be: appends go on while a page is on its way.
     fn page(&self, room: usize, from: PageSource, done: Done<Result<Page, StoreError>>);
 
     /// Gives up resident messages that cannot be delivered soon. The slots are no longer the caller's. A crash before this is

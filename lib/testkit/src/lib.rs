@@ -12,6 +12,7 @@ mod mariadb;
 mod process;
 mod program;
 mod redis;
+mod shared_store;
 mod wait;
 mod zookeeper;
 
@@ -21,5 +22,6 @@ pub use mariadb::MariaDb;
 pub use process::{ServerProcess, free_port};
 pub use program::{Binary, Ended, Program};
 pub use redis::{Redis, RedisOptions};
+pub use shared_store::{SharedRows, SharedStore};
 pub use wait::{PATIENCE, eventually};
 pub use zookeeper::ZooKeeper;

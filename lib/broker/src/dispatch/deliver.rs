@@ -301,11 +301,22 @@ impl Dispatcher {
                 continue;
             }
             match result {
-                Ok(loaded) if entry.phase == Phase::Prepared => self.ask_producer(ticket, &loaded.payload),
+                Ok(loaded) if entry.phase == Phase::Prepared => {
+                    if loaded.committed_elsewhere {
+                        entry.marks.set(Marks::COMMITTED_BY_VERDICT);
+                        self.route(ticket, Some(loaded.payload));
+                    } else {
+                        self.ask_producer(ticket, &loaded.payload);
+                    }
+                }
                 Ok(loaded) => {
                     if entry.cached == NOT_CACHED {
                         entry.cached = self.bodies.insert(loaded.payload);
                     }
+                }
+                Err(StoreError::Gone) => {
+                    self.forget_gone(ticket.message);
+                    self.suspect_lost();
                 }
                 // Its producer rolled it back meanwhile, and the slot may be another's by now.
                 Err(_) if entry.phase == Phase::Prepared => {}

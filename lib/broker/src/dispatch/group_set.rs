@@ -1,7 +1,7 @@
 //! The groups that a message is still owed to, as positions in its route's member list.
 
 /// A set of small numbers that takes 16 bytes while they are below 64, as they nearly always are.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum GroupSet {
     /// One bit for each of the positions 0 to 63.
     Inline(u64),

@@ -45,17 +45,32 @@ impl<'a> Intake<'a> {
     }
 }
 
+/// Where in its lanes a message is queued.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LaneEnd {
+    Front,
+    Back,
+}
+
 impl Dispatcher {
     pub(super) fn on_stored(&mut self, slot: Slot, message: Message) {
         let ticket = self.enter(Some(slot), &Intake::of(&message));
         if message.committed {
             self.route(ticket, Some(message.payload));
-        } else if self.bodies.is_roomy()
+            return;
+        }
+        self.expect_verdict(ticket);
+        if self.bodies.is_roomy()
             && let Some(entry) = self.table.get_mut(ticket.message)
         {
             // The verdict usually follows at once.
             entry.cached = self.bodies.insert(message.payload.compacted());
         }
+    }
+
+    /// Asks a prepared message's producer if its verdict does not come in time.
+    fn expect_verdict(&mut self, ticket: Ticket) {
+        self.checks.push_back((Instant::now() + self.around.config.recover_period, ticket));
     }
 
     /// Enters a message that was held before the restart. Call it before [`Dispatcher::run`].
@@ -83,6 +98,8 @@ impl Dispatcher {
         }
         if recovered.committed {
             self.route(ticket, None);
+        } else {
+            self.expect_verdict(ticket);
         }
     }
 
@@ -103,19 +120,30 @@ impl Dispatcher {
             entry.expires_at = pack_expiry(intake.expires_at);
             entry.deliver_limit = u8::try_from(intake.deliver_limit).unwrap_or(u8::MAX);
         };
-        let ticket = match slot {
+        match slot {
             Some(slot) => self.table.enter(slot, fill),
             None => self.table.enter_transient(fill),
-        };
-        if !intake.committed {
-            let ask_at = std::time::Instant::now() + self.around.config.recover_period;
-            self.checks.push_back((ask_at, ticket));
         }
-        ticket
     }
 
     /// Finds out to whom a committed message is owed, as soon as that is known, and queues it for them.
     pub(super) fn route(&mut self, ticket: Ticket, payload: Option<Payload>) {
+        let noted = if self.recovered.is_empty() { None } else { self.recovered.remove(&ticket.message) };
+        self.route_with(ticket, payload, noted.as_deref().unwrap_or_default(), LaneEnd::Back);
+        if noted.is_some() && self.recovered.is_empty() {
+            self.recovered.shrink_to_fit();
+            self.last_states = None;
+        }
+    }
+
+    /// As [`Dispatcher::route`], for a message whose groups are as far as `noted` says.
+    pub(super) fn route_with(
+        &mut self,
+        ticket: Ticket,
+        payload: Option<Payload>,
+        noted: &[GroupState],
+        end: LaneEnd,
+    ) {
         let Some(entry) = self.table.get_mut(ticket.message) else { return };
         let route_id = entry.route;
         let Some(route) = self.routes.get(route_id) else { return };
@@ -123,14 +151,16 @@ impl Dispatcher {
             entry.phase = Phase::Unrouted;
             let topic = route.topic;
             self.routes.topic_mut(topic).unrouted.push(ticket);
+            if !noted.is_empty() {
+                let states = self.intern_states(noted);
+                self.recovered.insert(ticket.message, states);
+            }
             return;
         }
         entry.phase = Phase::Owed;
-        let noted = if self.recovered.is_empty() { None } else { self.recovered.remove(&ticket.message) };
-        let nearness = self.owe(ticket, route_id, noted.as_deref().unwrap_or_default());
-        if noted.is_some() && self.recovered.is_empty() {
-            self.recovered.shrink_to_fit();
-            self.last_states = None;
+        let nearness = self.owe(ticket, route_id, noted, end);
+        if !noted.is_empty() {
+            self.recall_failures(ticket, noted);
         }
         let Some(entry) = self.table.get_mut(ticket.message) else { return };
         if entry.owed.is_empty() {
@@ -147,8 +177,35 @@ impl Dispatcher {
         }
     }
 
+    /// Restores what is known of groups that failed a message before.
+    fn recall_failures(&mut self, ticket: Ticket, noted: &[GroupState]) {
+        let given_up = noted.iter().filter(|state| state.done && state.attempts > 0);
+        let given_up: Vec<Bytes> = given_up.map(|state| state.group.clone()).collect();
+        let Some(entry) = self.table.get_mut(ticket.message) else { return };
+        if !given_up.is_empty() {
+            entry.marks.set(Marks::HAS_DEAD_GROUPS);
+            self.dead_groups.insert(ticket.message, given_up);
+        }
+        let Some(paging) = &mut self.paging else { return };
+        let Some(route) = self.routes.get(entry.route) else { return };
+        for position in entry.owed.iter() {
+            let lane = route.members[position].lane;
+            let name = self.groups.name(self.lanes.get(lane).group);
+            let state = noted.iter().find(|state| state.group == *name);
+            if let Some(attempts) = state.map(|state| state.attempts).filter(|&attempts| attempts > 0) {
+                paging.remember_attempts(ticket.message, lane, u16::try_from(attempts).unwrap_or(u16::MAX));
+            }
+        }
+    }
+
     /// Queues a message in the lanes of its groups. If one of them will want it soon, says how many are before it there.
-    fn owe(&mut self, ticket: Ticket, route_id: RouteId, noted: &[GroupState]) -> Option<usize> {
+    fn owe(
+        &mut self,
+        ticket: Ticket,
+        route_id: RouteId,
+        noted: &[GroupState],
+        end: LaneEnd,
+    ) -> Option<usize> {
         let mut nearness: Option<usize> = None;
         let grace = self.around.config.binding_grace;
         let member_count = self.routes.get(route_id).map_or(0, |route| route.members.len());
@@ -172,13 +229,16 @@ impl Dispatcher {
                 entry.owed.insert(position);
             }
             let lane = self.lanes.get_mut(member.lane);
-            let waiting = lane.ready.len();
+            let waiting = if end == LaneEnd::Back { lane.ready.len() } else { 0 };
             if is_online && waiting < HOT_BACKLOG {
                 nearness = Some(nearness.map_or(waiting, |known| known.min(waiting)));
             }
             lane.has_impatient |= !can_wait;
             lane.owed += 1;
-            lane.ready.push_back(Ready::new(ticket, attempts));
+            match end {
+                LaneEnd::Back => lane.ready.push_back(Ready::new(ticket, attempts)),
+                LaneEnd::Front => lane.ready.push_front(Ready::new(ticket, attempts)),
+            }
             if is_online && !lane.is_active {
                 self.activate(member.lane);
             }
@@ -201,9 +261,17 @@ impl Dispatcher {
             }
             VerdictOutcome::RolledBack(slot) => {
                 self.around.metrics.transactions_rolled_back.inc();
-                self.forget(MessageRef::stored(slot));
+                let message = MessageRef::stored(slot);
+                if self.table.get(message).is_some_and(|entry| entry.phase == Phase::Prepared) {
+                    self.forget(message);
+                    if self.paging.is_some() {
+                        // There a slot is freed by settling it.
+                        self.for_store.settle.push(slot);
+                    }
+                }
             }
-            VerdictOutcome::Ignored | VerdictOutcome::Deferred => {}
+            VerdictOutcome::Deferred => self.on_deferred(),
+            VerdictOutcome::Ignored => {}
             VerdictOutcome::Failed(error) => {
                 tracing::warn!(%error, "a producer's verdict could not be stored; the producer will be asked again");
             }
@@ -354,5 +422,6 @@ impl Dispatcher {
                 self.activate(lane);
             }
         }
+        self.resolve_shelves(topic);
     }
 }

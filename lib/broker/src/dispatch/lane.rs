@@ -51,6 +51,12 @@ pub(crate) struct Lane {
     pub(crate) has_impatient: bool,
     /// When to give up what waits for bindings that have vanished.
     pub(crate) unbound_until: Option<Instant>,
+    /// When the group's last binding to the topic vanished.
+    pub(crate) unbound_since: Option<Instant>,
+    /// Whether one of the group's bindings to the topic is persistent.
+    pub(crate) is_persistent: bool,
+    /// Tickets at the end that were looked at in vain for some to give back to the store.
+    pub(crate) looked_through: usize,
     /// Whether it stands in its group's list of lanes to serve.
     pub(crate) is_active: bool,
     /// Whether bodies are being read back for it.
@@ -83,6 +89,11 @@ impl Lane {
         }
     }
 
+    /// Messages that wait for their turn.
+    pub(crate) fn waiting(&self) -> usize {
+        self.owed.saturating_sub(self.in_flight + self.delayed)
+    }
+
     /// Whether most of the queue are tickets of messages that are gone.
     pub(crate) fn is_mostly_stale(&self) -> bool {
         self.ready.len() > 2 * self.owed + STALE_MIN
@@ -110,6 +121,9 @@ impl Lanes {
                 in_flight: 0,
                 has_impatient: false,
                 unbound_until: None,
+                unbound_since: None,
+                is_persistent: false,
+                looked_through: 0,
                 is_active: false,
                 is_loading: false,
                 watermark: None,
@@ -118,6 +132,10 @@ impl Lanes {
             groups.get_mut(group).lanes.push(id);
             id
         })
+    }
+
+    pub(crate) fn find(&self, topic: TopicId, group: GroupId) -> Option<LaneId> {
+        self.by_key.get(&(topic, group)).copied()
     }
 
     pub(crate) fn get(&self, lane: LaneId) -> &Lane {

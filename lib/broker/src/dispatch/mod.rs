@@ -12,9 +12,12 @@ mod groups;
 mod intake;
 mod lane;
 mod outcome;
+mod paging;
 mod prepared;
 mod recent_ids;
 mod routes;
+mod shelves;
+mod shelving;
 mod stats;
 mod sweep;
 mod table;
@@ -28,7 +31,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use kiteq_protocol::Message;
 use kiteq_registry::{Binding, Registry};
-use kiteq_store::{DeadLetter, GroupState, Kill, Loaded, SharedStore, Slot, StoreError, VerdictOutcome};
+use kiteq_store::{
+    DeadLetter, GroupState, Kill, Loaded, Page, PageSource, SharedStore, Shelf, Shelving, Slot, StoreError,
+    VerdictOutcome,
+};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -42,9 +48,10 @@ use body_cache::BodyCache;
 use connections::{Ack, ConnectionId, Connections, NewConnection};
 use groups::{GroupId, Groups};
 use lane::{LaneId, Lanes, Ready};
+use paging::Paging;
 use recent_ids::RecentIds;
 use routes::{Routes, TopicId};
-pub use stats::{BrokerStats, LaneStats};
+pub use stats::{BrokerStats, LaneStats, Residency};
 use table::{MessageRef, Table, Ticket};
 pub(crate) use transient::Trial;
 
@@ -82,6 +89,22 @@ pub(crate) enum Event {
     },
     /// Bodies that were asked for.
     Loaded(Vec<(Ticket, Result<Loaded, StoreError>)>),
+    /// Messages that are resident now, as request number `request` asked; or that request has failed.
+    Paged {
+        request: u64,
+        from: PageSource,
+        page: Result<Page, StoreError>,
+    },
+    /// The shelves of the store.
+    Shelves(Result<Vec<Shelf>, StoreError>),
+    /// The store holds messages that are not resident.
+    Deferred,
+    /// Messages of another broker have become this one's.
+    Adopted,
+    /// This broker was cut off, so others may have taken messages of it.
+    SuspectLost,
+    /// These messages are other brokers' now.
+    Lost(Result<Vec<Slot>, StoreError>),
     /// Dead letters that are live again.
     Revived(Vec<(Slot, DeadLetter)>),
     /// Start no more deliveries; tells when none is out any more.
@@ -118,6 +141,7 @@ struct ForStore {
     note: Vec<(Slot, Vec<GroupState>)>,
     kill: Vec<Kill>,
     load: Vec<Ticket>,
+    shelve: Vec<Shelving>,
 }
 
 /// How often due times are looked at when nothing else happens.
@@ -175,6 +199,8 @@ pub(crate) struct Dispatcher {
     /// Trials that succeeded a moment ago.
     tried: RecentIds,
     for_store: ForStore,
+    /// For a store whose messages are not all resident.
+    paging: Option<Box<Paging>>,
     sweep_place: usize,
     /// Whether this turn does what is done once a tick.
     is_tick: bool,
@@ -209,6 +235,7 @@ impl Dispatcher {
             trials: HashMap::new(),
             tried: RecentIds::default(),
             for_store: ForStore::default(),
+            paging: around.store.paged().map(|store| Box::new(Paging::new(store.resident_max()))),
             sweep_place: 0,
             is_tick: true,
             tick_at: Instant::now(),
@@ -282,6 +309,12 @@ impl Dispatcher {
             Event::Disconnected(connection) => self.on_disconnected(connection),
             Event::Bindings { topic, bindings } => self.on_bindings(topic, &bindings),
             Event::Loaded(loaded) => self.on_loaded(loaded),
+            Event::Paged { request, from, page } => self.on_page(request, &from, page),
+            Event::Shelves(shelves) => self.on_shelves(shelves),
+            Event::Deferred => self.on_deferred(),
+            Event::Adopted => self.on_adopted(),
+            Event::SuspectLost => self.suspect_lost(),
+            Event::Lost(lost) => self.on_lost(lost),
             Event::Revived(letters) => {
                 letters.into_iter().for_each(|(slot, letter)| self.on_revived(slot, &letter));
             }
@@ -298,6 +331,9 @@ impl Dispatcher {
         let now = Instant::now();
         self.release_retries(now);
         self.release_throttled(now);
+        if self.is_tick {
+            self.mind_residency(now);
+        }
         if now >= self.housekeeping_at {
             self.housekeeping_at = now + HOUSEKEEPING;
             self.time_out_deliveries(now);
@@ -327,6 +363,17 @@ impl Dispatcher {
         let work = &mut self.for_store;
         if !work.note.is_empty() {
             store.note(std::mem::take(&mut work.note));
+        }
+        // After the notes: a slot that is given back is no longer ours to speak of.
+        if !work.shelve.is_empty()
+            && let Some(paged) = store.paged()
+        {
+            let shelved = work.shelve.len() as u64;
+            self.around.metrics.messages_shelved.inc_by(shelved);
+            if let Some(paging) = &mut self.paging {
+                paging.counts.shelved += shelved;
+            }
+            paged.shelve(std::mem::take(&mut work.shelve));
         }
         // Nobody waits for a settle, so it is not worth waking the store for each: the next tick takes what is there.
         if work.settle.len() >= SETTLE_BATCH || (self.is_tick && !work.settle.is_empty()) {

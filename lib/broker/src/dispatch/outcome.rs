@@ -117,6 +117,9 @@ impl Dispatcher {
         if let Some(entry) = self.table.find(ticket) {
             entry.marks.set(Marks::RETRIED);
         }
+        if let Some(paging) = &mut self.paging {
+            paging.remember_attempts(ticket.message, lane, attempts);
+        }
         let ready = Ready::new(ticket, attempts);
         match self.around.config.redelivery.delay_after(u32::from(attempts)) {
             None => {
@@ -250,30 +253,55 @@ impl Dispatcher {
         if !self.recovered.is_empty() {
             self.recovered.remove(&message);
         }
+        if let Some(paging) = &mut self.paging {
+            paging.forget(message);
+        }
     }
 
     /// Notes in the store how far a message is: who has it, and how often `failed` has failed it.
     pub(super) fn note(&mut self, message: MessageRef, failed: Option<(LaneId, u16)>) {
         let Some(slot) = message.slot() else { return };
-        let Some(entry) = self.table.get(message).filter(|entry| entry.phase == Phase::Owed) else { return };
-        let Some(route) = self.routes.get(entry.route) else { return };
-        let mut states = Vec::new();
-        for (position, member) in route.members.iter().enumerate() {
-            let done = !entry.owed.contains(position);
-            let attempts = failed
-                .filter(|(lane, _)| *lane == member.lane)
-                .map_or(0, |(_, attempts)| u32::from(attempts));
-            if done || attempts > 0 {
-                let group = self.groups.name(self.lanes.get(member.lane).group).clone();
-                states.push(GroupState { group, attempts, done });
-            }
-        }
+        let states = self.states(message, failed);
         if !states.is_empty() {
             self.for_store.note.push((slot, states));
             if let Some(entry) = self.table.get_mut(message) {
                 entry.marks.set(Marks::NOTED);
             }
         }
+    }
+
+    /// How far the groups of a message are that have it or have failed it.
+    pub(super) fn states(&self, message: MessageRef, failed: Option<(LaneId, u16)>) -> Vec<GroupState> {
+        let Some(entry) = self.table.get(message).filter(|entry| entry.phase == Phase::Owed) else {
+            return Vec::new();
+        };
+        let Some(route) = self.routes.get(entry.route) else { return Vec::new() };
+        let given_up: &[Bytes] = match self.dead_groups.get(&message) {
+            Some(groups) if entry.marks.has(Marks::HAS_DEAD_GROUPS) => groups,
+            _ => &[],
+        };
+        let as_given_up = |group: &Bytes| GroupState {
+            group: group.clone(),
+            attempts: u32::from(entry.deliver_limit).max(1),
+            done: true,
+        };
+        let mut states: Vec<GroupState> = given_up.iter().map(as_given_up).collect();
+        for (position, member) in route.members.iter().enumerate() {
+            let group = self.groups.name(self.lanes.get(member.lane).group);
+            if given_up.contains(group) {
+                continue;
+            }
+            let done = !entry.owed.contains(position);
+            let attempts = match (failed, &self.paging) {
+                (Some((lane, attempts)), _) if lane == member.lane => u32::from(attempts),
+                (_, Some(paging)) if !done => paging.attempts(message, member.lane),
+                _ => 0,
+            };
+            if done || attempts > 0 {
+                states.push(GroupState { group: group.clone(), attempts, done });
+            }
+        }
+        states
     }
 
     /// Messages do not wait for a group whose binding is not persistent while none of its members is connected.

@@ -210,7 +210,7 @@ impl Routes {
         default_watermark: Option<u32>,
     ) -> Vec<Ticket> {
         let now = Instant::now();
-        let mut watermarks: HashMap<LaneId, Option<u32>> = HashMap::new();
+        let mut bound: HashMap<LaneId, (Option<u32>, bool)> = HashMap::new();
         let mut compiled = Vec::with_capacity(bindings.len());
         let mut broken: HashSet<LaneId> = HashSet::new();
         for binding in bindings {
@@ -230,11 +230,27 @@ impl Routes {
             let watermark =
                 u32::try_from(binding.watermark).ok().filter(|&limit| limit > 0).or(default_watermark);
             let most_generous = |known: Option<u32>| known.zip(watermark).map(|(known, new)| known.max(new));
-            watermarks.entry(lane).and_modify(|known| *known = most_generous(*known)).or_insert(watermark);
+            bound
+                .entry(lane)
+                .and_modify(|(known, persistent)| {
+                    *known = most_generous(*known);
+                    *persistent |= binding.persistent;
+                })
+                .or_insert((watermark, binding.persistent));
             compiled.push(CompiledBinding { lane, matcher, persistent: binding.persistent });
         }
-        for (lane, watermark) in watermarks {
-            lanes.get_mut(lane).set_watermark(watermark, now);
+        for id in lanes.ids() {
+            let lane = lanes.get_mut(id);
+            if lane.topic != topic {
+                continue;
+            }
+            if let Some(&(watermark, persistent)) = bound.get(&id) {
+                lane.set_watermark(watermark, now);
+                lane.unbound_since = None;
+                lane.is_persistent = persistent;
+            } else {
+                lane.unbound_since.get_or_insert(now);
+            }
         }
         let entry = &mut self.topics[topic.0 as usize];
         let before = entry.bindings.take().unwrap_or_default();

@@ -137,12 +137,14 @@ impl Dispatcher {
                 for (message, outcome) in outcomes {
                     trial.answer(&outcome);
                     budget.give_back(message.payload.len());
-                    if let AppendOutcome::Stored(slot) = outcome {
-                        inbox.push(Event::StoredAfterTrial {
+                    match outcome {
+                        AppendOutcome::Stored(slot) => inbox.push(Event::StoredAfterTrial {
                             slot,
                             message: Box::new(message),
                             done: done.clone(),
-                        });
+                        }),
+                        AppendOutcome::Deferred => inbox.push(Event::Deferred),
+                        AppendOutcome::Duplicate | AppendOutcome::Refused(_) => {}
                     }
                 }
             }),

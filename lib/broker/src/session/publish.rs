@@ -239,6 +239,9 @@ fn answer(
     }
     outbound.push_owed(acks.freeze());
     shared.metrics.publishes_stored.inc_by(stored.len() as u64 + deferred);
+    if deferred > 0 {
+        shared.inbox.push(Event::Deferred);
+    }
     if !stored.is_empty() {
         shared.inbox.push(Event::Stored { messages: stored, budget });
     }

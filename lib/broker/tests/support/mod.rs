@@ -2,6 +2,8 @@
 #![allow(dead_code, unreachable_pub, reason = "every test file uses its own part of this module")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
+pub mod ledger;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -325,6 +327,28 @@ impl RawClient {
     pub async fn verdict(&mut self, opaque: u32, message: &pb::StringMessage, status: i32) {
         let packet = pb::TxAckPacket { header: message.header.clone(), status, feedback: String::new() };
         self.send(Command::TxAck, opaque, &packet).await;
+    }
+
+    /// Publishes many at once and waits for their acks.
+    pub async fn publish_all(&mut self, messages: impl IntoIterator<Item = pb::StringMessage>) {
+        let mut opaques = std::collections::HashSet::new();
+        for message in messages {
+            let opaque = self.next_opaque();
+            self.send(Command::StringMessage, opaque, &message).await;
+            opaques.insert(opaque);
+        }
+        while !opaques.is_empty() {
+            let (opaque, ack) = self.expect::<pb::MessageStoreAck>(Command::StoreAck).await;
+            assert!(ack.status, "{}", ack.feedback);
+            assert!(opaques.remove(&opaque));
+        }
+    }
+
+    /// Waits until the broker has read everything; deliveries that come meanwhile stay unanswered.
+    pub async fn settle(&mut self) {
+        let opaque = self.next_opaque();
+        self.send(Command::Heartbeat, opaque, &pb::HeartBeat { version: 1 }).await;
+        while self.next().await.is_some_and(|frame| frame.cmd != Command::Heartbeat as u8) {}
     }
 
     /// Proves that everything sent before has been read.
