@@ -140,7 +140,8 @@ impl Client {
     /// Publishes a message together with a local transaction: it is delivered if and only if `local` succeeds.
     ///
     /// The message is prepared at the broker first; then `local` runs; its `Ok` commits the message, its `Err` rolls it
-    /// back. The verdict is sent once. Should it get lost, the broker asks and this client answers from memory: "unknown"
+    /// back. The verdict is sent once, to the broker that acked the message or, when that is not connected, to another one of
+    /// the topic. Should it get lost, the broker that has the message asks and this client answers from memory: "unknown"
     /// while `local` runs, then its outcome. After a restart of the process, or when `local` panics or this future is
     /// dropped meanwhile, only the [check handler](ClientBuilder::on_check) can tell: store [`Transaction::id`] (or a
     /// property of your own) within the local transaction, and look it up there.
@@ -166,6 +167,7 @@ impl Client {
             Err(error) => return Err(TransactionError::Prepare(error)),
         };
         let header = submitted.message.encoded_header(&shared.settings.group);
+        let topic = submitted.message.head.topic.clone();
         let receipt = match submitted.await {
             Ok(receipt) => receipt,
             Err(error) => {
@@ -181,7 +183,7 @@ impl Client {
             Err(_) => (Verdict::Rollback, "the local transaction failed"),
         };
         undecided.decide(verdict);
-        shared.send_verdict(&broker, &header, verdict, feedback);
+        shared.send_verdict(&broker, &topic, &header, verdict, feedback);
         result.map_err(TransactionError::RolledBack)
     }
 

@@ -20,6 +20,8 @@ pub enum Refusal {
     Expired,
     /// A fly message cannot be part of a transaction.
     FlyMustBeCommitted,
+    /// The broker is about to stop, and no other one could take the message in its place.
+    Stopping,
     /// The message could not be stored, or a reason that this client does not know.
     NotStored,
 }
@@ -31,6 +33,7 @@ impl Refusal {
             ("UnSupport Topic", Self::UnsupportedTopic),
             ("Invalid MessageId", Self::InvalidMessageId),
             ("Expired Message", Self::Expired),
+            ("is stopping, send to another one", Self::Stopping),
             ("FLY MUST BE COMMITTED", Self::FlyMustBeCommitted),
         ];
         known
@@ -42,7 +45,7 @@ impl Refusal {
     /// Whether the same message may be taken later without anybody changing anything.
     #[must_use]
     pub fn is_temporary(self) -> bool {
-        matches!(self, Self::Overflow | Self::NotStored)
+        matches!(self, Self::Overflow | Self::Stopping | Self::NotStored)
     }
 }
 

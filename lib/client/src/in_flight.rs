@@ -157,6 +157,14 @@ impl Outgoing {
         progress.copies == 0 && progress.outcome.is_none()
     }
 
+    /// Notes that a copy was not taken and another one is out in its place. False when that one has been refused already.
+    pub(crate) fn copy_moved(&self) -> bool {
+        let mut progress = lock(&self.progress);
+        let is_elsewhere = progress.copies > 1 || progress.outcome.is_some();
+        progress.copies -= u32::from(is_elsewhere);
+        is_elsewhere
+    }
+
     pub(crate) fn is_done(&self) -> bool {
         lock(&self.progress).outcome.is_some()
     }

@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
+use crate::error::Refusal;
 use crate::in_flight::Outgoing;
 use crate::settings::{PLACE_BYTES, Settings};
 use crate::slots::Slots;
@@ -258,8 +259,13 @@ impl Link {
         lock(&self.line).out.len() > self.window_places * PLACE_BYTES + ANSWER_BYTES_MAX
     }
 
-    /// Settles the messages that a broker has answered; empties both lists. `taken` lends the memory.
-    pub(crate) fn settle(&self, answers: &mut Vec<(u32, Answer)>, taken: &mut Vec<Arc<Outgoing>>) {
+    /// Settles the messages that a broker has answered; empties both lists. `taken` lends the memory. Returns those that the
+    /// broker only refuses because it stops, with its words.
+    pub(crate) fn settle(
+        &self,
+        answers: &mut Vec<(u32, Answer)>,
+        taken: &mut Vec<Arc<Outgoing>>,
+    ) -> Vec<(Arc<Outgoing>, Bytes)> {
         let mut line = lock(&self.line);
         answers.retain(|(opaque, _)| match line.slots.take(*opaque) {
             Some(message) => {
@@ -271,12 +277,21 @@ impl Link {
         drop(line);
         // Places first: whoever the answers wake can then submit without waiting.
         self.free_places(taken);
+        let mut to_move = Vec::new();
         for ((_, answer), message) in answers.drain(..).zip(taken.drain(..)) {
             match answer {
                 None => message.acked(&self.address),
-                Some(feedback) => message.refused(&self.address, &String::from_utf8_lossy(&feedback)),
+                Some(feedback) => {
+                    let words = String::from_utf8_lossy(&feedback);
+                    if Refusal::from_feedback(&words) == Refusal::Stopping {
+                        to_move.push((message, feedback));
+                    } else {
+                        message.refused(&self.address, &words);
+                    }
+                }
             }
         }
+        to_move
     }
 
     /// Looks for messages whose answer is late.

@@ -295,7 +295,11 @@ impl Reader<'_> {
 
     async fn act(&mut self) {
         if !self.found.answers.is_empty() {
-            self.link.settle(&mut self.found.answers, &mut self.found.taken);
+            for (message, feedback) in self.link.settle(&mut self.found.answers, &mut self.found.taken) {
+                if !self.shared.move_elsewhere(&message, self.link) {
+                    message.refused(&self.link.address, &String::from_utf8_lossy(&feedback));
+                }
+            }
             if self.link.has_no_slots_taken() {
                 self.shared.settled.notify_waiters();
             }

@@ -183,6 +183,15 @@ impl Shared {
         }
     }
 
+    /// Sends a message that the broker of `link` did not take to another one, where one has room.
+    pub(crate) fn move_elsewhere(&self, message: &Arc<Outgoing>, link: &Link) -> bool {
+        let route = read(&self.routes).get(&message.head.topic).cloned();
+        match route.map(|route| route.pick(Some(link))) {
+            Some(Pick::Link(other)) => other.try_send(message) && message.copy_moved(),
+            _ => false,
+        }
+    }
+
     /// Takes over messages whose connection broke.
     pub(crate) fn adopt(&self, orphans: Vec<Arc<Outgoing>>) {
         for message in orphans {

@@ -15,9 +15,10 @@ use crate::delivery::{Header, properties};
 use crate::encode::put_tx_ack;
 use crate::link::{Link, SessionNumber};
 use crate::panics::poll_caught;
+use crate::route::Pick;
 use crate::settings::Settings;
 use crate::shared::Shared;
-use crate::sync::lock;
+use crate::sync::{lock, read};
 
 /// Check handlers that run at once. A question above it is answered "unknown"; the broker asks again.
 const CHECKS_MAX: usize = 64;
@@ -218,17 +219,32 @@ impl Drop for Undecided<'_> {
 }
 
 impl Shared {
-    /// Sends a verdict to the broker that holds the message. Where it cannot be reached, its check gets the same answer.
-    pub(crate) fn send_verdict(&self, broker: &str, header: &[u8], verdict: Verdict, feedback: &str) {
-        let link = lock(&self.links).get(broker).cloned();
-        let is_sent = link.is_some_and(|link| {
+    /// Sends a verdict to the broker that acked the message; where it cannot be reached, to another one of the topic, which
+    /// carries it out if they share a store and ignores it if not. Lost, its check gets the same answer.
+    pub(crate) fn send_verdict(
+        &self,
+        broker: &str,
+        topic: &str,
+        header: &[u8],
+        verdict: Verdict,
+        feedback: &str,
+    ) {
+        let send = |link: &Link| {
             let opaque = link.next_opaque();
             link.post(None, |buf, dialect| {
                 put_tx_ack(buf, dialect, opaque, header, verdict.status(), feedback);
             })
-        });
-        if !is_sent {
-            tracing::debug!(broker, ?verdict, "not connected: the verdict waits for the broker's check");
+        };
+        let link = lock(&self.links).get(broker).cloned();
+        if link.is_some_and(|link| send(&link)) {
+            return;
+        }
+        let route = read(&self.routes).get(topic).cloned();
+        match route.map(|route| route.pick(None)) {
+            Some(Pick::Link(other)) if send(&other) => {
+                tracing::debug!(broker, instead = %other.address, ?verdict, "not connected: the verdict went to another broker");
+            }
+            _ => tracing::debug!(broker, ?verdict, "not connected: the verdict waits for the broker's check"),
         }
     }
 

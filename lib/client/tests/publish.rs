@@ -195,6 +195,50 @@ async fn a_refusal_says_whether_a_retry_is_sensible() {
 }
 
 #[tokio::test]
+async fn what_a_stopping_broker_refuses_goes_to_another_one() {
+    const STOPPING: &str = "Broker 127.0.0.1:13800 is stopping, send to another one";
+    let (stopping, other) = (FakeBroker::start().await, FakeBroker::start().await);
+    let registry = TestRegistry::with("trade", &[&stopping.address]);
+    let client = client_of(&registry, "p").resend_after(PATIENCE).build().await.unwrap();
+    let (submitted, mut connection) = tokio::join!(client.submit(message("a")), stopping.accept());
+    let submitted = submitted.unwrap();
+    let first = connection.published().await;
+    registry.set("trade", &[&stopping.address, &other.address]);
+    let mut elsewhere = other.accept().await;
+    // One that arrives there shows that the client counts with it.
+    let probing = async {
+        loop {
+            drop(client.submit(message("probe")).await.unwrap());
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        _ = elsewhere.published() => {}
+        _ = probing => {}
+    }
+    connection.answer(&first, false, STOPPING).await;
+    let mut second = elsewhere.published().await;
+    while second.header != first.header {
+        second = elsewhere.published().await;
+    }
+    elsewhere.ack(&second).await;
+    assert_eq!(*soon("a receipt", submitted).await.unwrap().broker, *other.address);
+}
+
+#[tokio::test]
+async fn what_the_only_broker_refuses_because_it_stops_is_told() {
+    let broker = FakeBroker::start().await;
+    let registry = TestRegistry::with("trade", &[&broker.address]);
+    let client = client_of(&registry, "p").resend_after(PATIENCE).build().await.unwrap();
+    let (submitted, mut connection) = tokio::join!(client.submit(message("a")), broker.accept());
+    let first = connection.published().await;
+    connection.answer(&first, false, "Broker x is stopping, send to another one").await;
+    let refused = soon("an answer", submitted.unwrap()).await.unwrap_err();
+    assert!(matches!(refused, PublishError::Refused { refusal: Refusal::Stopping, .. }), "{refused}");
+    assert!(refused.is_retry_safe() && refused.is_retryable());
+}
+
+#[tokio::test]
 async fn a_refusal_after_a_lost_copy_is_not_safe_to_retry() {
     let broker = FakeBroker::start().await;
     let registry = TestRegistry::with("trade", &[&broker.address]);

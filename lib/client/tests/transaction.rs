@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kiteq_client::{Client, Publish, PublishError, TransactionError, TxCheck, Verdict};
-use support::{Connection, FakeBroker, Published, TestRegistry, client_of, header, soon};
+use support::{Connection, FakeBroker, PATIENCE, Published, TestRegistry, client_of, header, soon};
 use tokio::sync::oneshot;
 
 const UNKNOWN: i32 = 0;
@@ -93,6 +93,25 @@ async fn a_verdict_that_was_lost_with_its_connection_is_the_answer_to_the_check(
     assert_eq!(soon("the end", finished).await.unwrap(), Ok(1));
     let mut connection = broker.accept().await;
     assert_answer(&mut connection, 1, &prepared, COMMIT).await;
+}
+
+#[tokio::test]
+async fn a_verdict_goes_to_another_broker_when_the_first_is_gone() {
+    let (gone, other) = (FakeBroker::start().await, FakeBroker::start().await);
+    let registry = TestRegistry::with("trade", &[&gone.address]);
+    let client = client_of(&registry, "p-orders").topics(["trade"]).build().await.unwrap();
+    let mut connection = gone.accept().await;
+    let (decide, finished) = start(&client);
+    let prepared = prepare(&mut connection).await;
+    registry.set("trade", &[&other.address]);
+    let mut elsewhere = other.accept().await;
+    // It has left the registry, and nothing is on its way to it: the client lets go of it.
+    connection.assert_closed().await;
+    client.ready(PATIENCE).await.unwrap();
+    decide.send(Ok(1)).unwrap();
+    let verdict = elsewhere.verdict().await.1;
+    assert_eq!((verdict.status, verdict.header), (COMMIT, prepared.header));
+    assert_eq!(soon("the end", finished).await.unwrap(), Ok(1));
 }
 
 #[tokio::test]
