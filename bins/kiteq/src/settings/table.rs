@@ -262,6 +262,20 @@ pub(crate) const SETTINGS: &[Setting<Settings>] = &[
         },
     },
     Setting {
+        flag: "takeover-grace",
+        aliases: &[],
+        file: FileKey::Key("takeoverGrace", &[]),
+        heading: DELIVERY,
+        value_name: "DURATION",
+        help: "How long a broker that shares the store must have been gone before others take over its messages",
+        kind: Kind::Time {
+            bare_seconds: false,
+            range: (Duration::ZERO, DAY),
+            set: |settings, duration| settings.broker.takeover_grace = duration,
+            get: |settings| settings.broker.takeover_grace,
+        },
+    },
+    Setting {
         flag: "receive-permits-per-second",
         aliases: &["recievePermitsPerSecond", "receivePermitsPerSecond"],
         file: FileKey::Key("recievePermitsPerSecond", &["receivePermitsPerSecond"]),

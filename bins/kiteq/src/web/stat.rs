@@ -17,6 +17,9 @@ struct Stat {
     advertised: String,
     registry: String,
     store: Store,
+    /// Only where the store may hold more messages than the broker knows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    residency: Option<Residency>,
     groups: Vec<Group>,
 }
 
@@ -28,6 +31,21 @@ struct Store {
     dead_letters: u64,
     payload_bytes: u64,
     disk_bytes: u64,
+}
+
+/// What the broker knows of the messages that it owns in the store. The groups' backlogs count only these.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Residency {
+    resident: usize,
+    resident_max: usize,
+    /// Of the store's messages, those that the broker does not know at the moment.
+    in_store_alone: u64,
+    shelves: usize,
+    pages: u64,
+    paged: u64,
+    shelved: u64,
+    gone: u64,
 }
 
 /// How one group stands with one topic.
@@ -63,6 +81,16 @@ fn stat(state: &State, serving: &Serving) -> Stat {
         delayed: lane.delayed,
         connections: lane.connections,
     });
+    let residency = serving.broker.residency().map(|known| Residency {
+        resident: known.resident,
+        resident_max: known.resident_max,
+        in_store_alone: held.messages.saturating_sub(known.resident as u64),
+        shelves: known.shelves,
+        pages: known.pages,
+        paged: known.paged,
+        shelved: known.shelved,
+        gone: known.gone,
+    });
     Stat {
         version: env!("CARGO_PKG_VERSION"),
         uptime_seconds: state.uptime().as_secs(),
@@ -77,6 +105,7 @@ fn stat(state: &State, serving: &Serving) -> Stat {
             payload_bytes: held.payload_bytes,
             disk_bytes: held.disk_bytes,
         },
+        residency,
         groups: groups.collect(),
     }
 }
