@@ -6,10 +6,22 @@ mod support;
 use std::fs;
 use std::path::PathBuf;
 
+use kiteq_protocol::{Message, MessageId};
 use kiteq_store::{AppendOutcome, DeadReason, GroupState, Kill, Slot, Verdict, VerdictOutcome};
-use support::{Backend, id, message, prepared};
+use support::{Backend, message_with, uncommitted};
 
 const SEGMENT: &str = "log-0000000001.kiteq";
+
+/// The ids that stand in it.
+fn id(number: u32) -> MessageId {
+    let mut id = [0x5a; 16];
+    id[..4].copy_from_slice(&number.to_be_bytes());
+    MessageId(id)
+}
+
+fn written(number: u32, body: &[u8]) -> Message {
+    message_with(id(number), number, "trade", "pay", body)
+}
 
 fn fixture() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/format-1")
@@ -40,7 +52,7 @@ fn a_log_of_format_1_is_read() {
     assert_eq!((letters[0].id, letters[0].reason), (id(6), DeadReason::Expired));
     assert_eq!(letters[0].groups, ["s-a", "s-b"]);
     assert_eq!(&letters[0].payload.body[..], b"body 6");
-    assert_eq!(store.append_one(message(1, "trade", "pay", b"again")), AppendOutcome::Duplicate);
+    assert_eq!(store.append_one(written(1, b"again")), AppendOutcome::Duplicate);
 }
 
 /// Writes the fixture anew; only for a new format: `cargo test -p kiteq-store --test fixture -- --ignored`.
@@ -53,8 +65,8 @@ fn write_the_fixture() {
     for number in 1..=8 {
         let prepared_ones = [2, 3, 8];
         slots.push(store.stored(match prepared_ones.contains(&number) {
-            true => prepared(number, &body(number)),
-            false => message(number, "trade", "pay", &body(number)),
+            true => uncommitted(written(number, &body(number))),
+            false => written(number, &body(number)),
         }));
     }
     let outcomes = store.decide(vec![(id(3), Verdict::Commit), (id(8), Verdict::Rollback)]);
@@ -68,7 +80,7 @@ fn write_the_fixture() {
     };
     store.kill(vec![dead(6), dead(7)]);
     assert!(matches!(store.revive(vec![id(7)])[..], [Ok(Some(_))]));
-    let gone = store.stored(message(9, "trade", "pay", &body(9)));
+    let gone = store.stored(written(9, &body(9)));
     store.kill(vec![Kill { slot: gone, reason: DeadReason::DeliverLimit, groups: Vec::new() }]);
     assert_eq!(store.purge(vec![id(9)]), 1);
     let backend = store.shut();

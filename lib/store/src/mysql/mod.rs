@@ -46,6 +46,7 @@ use std::sync::atomic::Ordering;
 use kiteq_protocol::{Message, MessageId};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tracing::instrument::WithSubscriber;
 
 use fault::{Fault, FaultKind};
 use layout::{Epoch, Layout, digit_of};
@@ -100,10 +101,11 @@ impl MysqlStore {
             .map_err(|cause| error(format!("no thread could be started: {cause}")))?;
         let (told, heard) = std::sync::mpsc::sync_channel(1);
         let owner = owner.to_owned();
-        runtime.spawn(async move {
+        let preparing = async move {
             // Whoever opens the store waits below.
             let _ = told.send(prepare(options, owner).await);
-        });
+        };
+        runtime.spawn(preparing.with_current_subscriber());
         let prepared = heard.recv().map_err(|_| error("opening it failed".to_owned()))?;
         let (shared, pager, writer_count) = match prepared {
             Ok(prepared) => prepared,
@@ -157,16 +159,17 @@ impl MysqlStore {
             finish(items, outcomes);
             drop(running);
         };
-        let is_empty = items.is_empty();
-        let chosen = indexes.iter().filter(|indexes| is_empty || !indexes.is_empty()).count();
+        if items.is_empty() {
+            let parts = Call::split(&self.shared.order, items, unanswered, 1, finish);
+            return self.flush(Box::new(move |_| drop(parts)));
+        }
+        let chosen = indexes.iter().filter(|indexes| !indexes.is_empty()).count();
         let mut parts = Call::split(&self.shared.order, items, unanswered, chosen, finish);
         for (writer, indexes) in indexes.into_iter().enumerate() {
-            if (is_empty || !indexes.is_empty())
+            if !indexes.is_empty()
                 && let Some(part) = parts.pop()
+                && !self.is_closed()
             {
-                if self.is_closed() {
-                    continue;
-                }
                 self.push(writer, to_work(part, indexes));
             }
         }

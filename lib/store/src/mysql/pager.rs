@@ -19,10 +19,10 @@ use std::sync::atomic::Ordering;
 use kiteq_protocol::MessageId;
 use sqlx::Row;
 
-use super::fault::Fault;
+use super::fault::{Fault, FaultKind};
 use super::layout::{DIGITS, DUE, HELD, SETTLED, SHELVED, held, on_shelf};
-use super::link::Link;
-use super::rows::{PAGE_COLUMNS, PageContent, PageRow, read_page_row};
+use super::link::{Answer, Link};
+use super::rows::{PAGE_COLUMNS, PageContent, read_page_row};
 use super::shared::{Shared, unix_seconds};
 use super::text::{put_number, put_quoted};
 use super::{letters, slots};
@@ -35,7 +35,7 @@ use crate::paging::{Page, PageSource, Paged, ShelfId};
 const OVERLAP: i64 = 150;
 
 /// Rows of one transaction.
-const ROWS_MAX: usize = 1000;
+const ROWS_MAX: usize = 4000;
 
 /// Tries of a transaction that gives way to another one.
 const GAVE_WAY_MAX: usize = 8;
@@ -67,15 +67,13 @@ enum Source {
 pub(super) struct Pager {
     shared: Arc<Shared>,
     looks: Vec<Looks>,
-    /// The table to begin with, so that none is always last.
-    first: usize,
     /// Rows of which it is not known whether they became resident.
     pub(super) doubtful: Vec<MessageId>,
 }
 
 impl Pager {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, looks: vec![Looks::default(); DIGITS], first: 0, doubtful: Vec::new() }
+        Self { shared, looks: vec![Looks::default(); DIGITS], doubtful: Vec::new() }
     }
 
     /// Finds which earlier runs left rows.
@@ -126,163 +124,141 @@ impl Pager {
             page.has_more = true;
             return Ok(());
         }
-        let now = unix_seconds();
-        self.first = (self.first + 1) % DIGITS;
-        for step in 0..DIGITS {
-            let digit = (self.first + step) % DIGITS;
-            // What tables before this one left free is for the rest; one that has more than its share gets it next time.
-            let share = (room - page.messages.len()).div_ceil(DIGITS - step);
-            let until = page.messages.len() + share;
-            for source in self.sources(digit, from, now) {
-                self.drain(link, digit, source, until, page).await?;
-            }
+        for questions in self.questions(from, unix_seconds()) {
+            self.take(link, room, questions, page).await?;
         }
         Ok(())
     }
 
-    fn sources(&self, digit: usize, from: &PageSource, now: i64) -> Vec<Source> {
+    /// Questions in the order in which they are asked; those in one list are asked together, and no row fits two of them.
+    fn questions(&self, from: &PageSource, now: i64) -> Vec<Vec<Question>> {
+        let of_all = |source: &dyn Fn(&Looks) -> Source| -> Vec<Question> {
+            (0..DIGITS).map(|digit| (digit, source(&self.looks[digit]))).collect()
+        };
         if let PageSource::Shelves(shelves) = from {
-            return shelves.iter().map(|&shelf| Source::Shelf(shelf)).collect();
+            return shelves.iter().map(|&shelf| of_all(&|_| Source::Shelf(shelf))).collect();
         }
-        let looks = &self.looks[digit];
-        let mut sources: Vec<Source> = looks.epochs.iter().map(|&epoch| Source::Epoch(epoch)).collect();
-        sources.push(Source::Expired { after: looks.expired_until, until: now });
-        sources.push(Source::Due);
-        if !looks.is_past_done {
-            sources.push(Source::Time { after: i64::MIN, until: DUE - 1 });
-        }
-        sources.push(Source::Time { after: looks.due_until.max(DUE), until: now });
-        sources
+        let epochs = (0..DIGITS).flat_map(|digit| {
+            self.looks[digit].epochs.iter().map(move |&epoch| (digit, Source::Epoch(epoch)))
+        });
+        let past = (0..DIGITS)
+            .filter(|&digit| !self.looks[digit].is_past_done)
+            .map(|digit| (digit, Source::Time { after: i64::MIN, until: DUE - 1 }));
+        vec![
+            epochs.collect(),
+            of_all(&|looks| Source::Expired { after: looks.expired_until, until: now }),
+            of_all(&|_| Source::Due),
+            past.collect(),
+            of_all(&|looks| Source::Time { after: looks.due_until.max(DUE), until: now }),
+        ]
     }
 
-    /// Makes rows of one source resident until the page has `until` messages; remembers when there are no more.
-    async fn drain(
+    /// Makes rows resident until the page has `room` messages or nothing answers the questions any more, and remembers that.
+    async fn take(
         &mut self,
         link: &mut Link,
-        digit: usize,
-        source: Source,
-        until: usize,
+        room: usize,
+        mut questions: Vec<Question>,
         page: &mut Page,
     ) -> Result<(), Fault> {
-        loop {
-            let limit = until.saturating_sub(page.messages.len()).min(ROWS_MAX);
-            if limit == 0 {
+        // Most questions find nothing, and then there is nothing to lock.
+        let has_rows = self.probe(link, &questions).await?;
+        let mut answered = has_rows.into_iter();
+        questions.retain(|question| {
+            let has_rows = answered.next().unwrap_or(true);
+            if !has_rows {
+                self.looks[question.0].remember(question.1);
+            }
+            has_rows
+        });
+        while !questions.is_empty() {
+            let left = (room - page.messages.len()).min(ROWS_MAX);
+            if left == 0 {
                 page.has_more = true;
                 return Ok(());
             }
-            let found = self.take_rows(link, digit, source, limit, page).await?;
-            if found < limit {
-                break;
-            }
-        }
-        let looks = &mut self.looks[digit];
-        match source {
-            Source::Epoch(epoch) => looks.epochs.retain(|&other| other != epoch),
-            Source::Expired { until, .. } => looks.expired_until = looks.expired_until.max(until - OVERLAP),
-            Source::Time { until, .. } if until < DUE => looks.is_past_done = true,
-            Source::Time { until, .. } => looks.due_until = looks.due_until.max(until - OVERLAP),
-            Source::Due | Source::Shelf(_) => {}
+            let limit = left.div_ceil(questions.len());
+            let found = self.take_rows(link, &questions, limit, left, page).await?;
+            let mut found = found.into_iter();
+            questions.retain(|question| {
+                let has_more = found.next().is_some_and(|found| found >= limit);
+                if !has_more {
+                    self.looks[question.0].remember(question.1);
+                }
+                has_more
+            });
         }
         Ok(())
     }
 
-    /// One transaction; tells how many rows it moved.
+    async fn probe(&self, link: &mut Link, questions: &[Question]) -> Result<Vec<bool>, Fault> {
+        let texts: Vec<String> =
+            questions.iter().map(|&(digit, source)| select(&self.shared, "1", digit, source, 1)).collect();
+        if texts.is_empty() {
+            return Ok(Vec::new());
+        }
+        let answers = link.run(&texts.join(";")).await?;
+        Ok(answers.iter().map(|answer| !answer.rows.is_empty()).collect())
+    }
+
+    /// One transaction, for up to `limit` rows of each question and `left` in all; tells how many it moved, for each.
     async fn take_rows(
         &mut self,
         link: &mut Link,
-        digit: usize,
-        source: Source,
+        questions: &[Question],
         limit: usize,
+        left: usize,
         page: &mut Page,
-    ) -> Result<usize, Fault> {
+    ) -> Result<Vec<usize>, Fault> {
         let mut gave_way = 0;
         loop {
-            let result = self.try_rows(link, digit, source, limit, page).await;
-            match result {
-                Err(fault) if fault.kind == super::fault::FaultKind::GaveWay && gave_way < GAVE_WAY_MAX => {
-                    link.roll_back().await;
-                    gave_way += 1;
-                }
-                Err(fault) => {
-                    link.roll_back().await;
-                    return Err(fault);
-                }
+            let fault = match self.try_rows(link, questions, limit, left, page).await {
                 Ok(found) => return Ok(found),
+                Err(fault) => fault,
+            };
+            link.roll_back().await;
+            if fault.kind != FaultKind::GaveWay || gave_way == GAVE_WAY_MAX {
+                return Err(fault);
             }
+            gave_way += 1;
         }
     }
 
     async fn try_rows(
         &mut self,
         link: &mut Link,
-        digit: usize,
-        source: Source,
+        questions: &[Question],
         limit: usize,
+        left: usize,
         page: &mut Page,
-    ) -> Result<usize, Fault> {
-        let select = select(&self.shared, digit, source, limit);
-        // Most questions find nothing, and then there is nothing to lock.
-        let mut answers = link.run(&select).await?;
-        if answers.first().is_none_or(|answer| answer.rows.is_empty()) {
-            return Ok(0);
+    ) -> Result<Vec<usize>, Fault> {
+        let mut sql = "START TRANSACTION".to_owned();
+        for &(digit, source) in questions {
+            sql.push(';');
+            sql.push_str(&select(&self.shared, PAGE_COLUMNS, digit, source, limit));
+            sql.push_str(" FOR UPDATE");
         }
-        answers = link.run(&format!("START TRANSACTION;{select} FOR UPDATE")).await?;
-        let rows: Vec<PageRow> = answers.iter().flat_map(|answer| &answer.rows).map(read_page_row).collect();
-        let found = rows.len();
-        let mut sql = String::new();
-        let mut taken = Vec::new();
-        let mut numbers = Vec::new();
-        let (mut letters_count, mut skipped) = (0, 0);
-        {
-            let mut slots = lock(&self.shared.slots);
-            for row in rows {
-                match row.content {
-                    Ok(content) => {
-                        let known = slots.find(&content.paged.id);
-                        if known.is_some_and(|slot| slots.get(slot).is_none()) {
-                            // It is being published once more just now: the writer looks at the row as it is.
-                            page.has_more = true;
-                            skipped += 1;
-                            continue;
-                        }
-                        numbers.push(row.number);
-                        if !content.is_id_canonical {
-                            put_canonical_id(&mut sql, &self.shared, digit, row.number, &content.paged.id);
-                        }
-                        // Otherwise it is resident, and somebody changed the row: it says so again.
-                        if known.is_none() {
-                            let slot = slots.reserve(content.paged.id);
-                            taken.push((slot, content));
-                        }
-                    }
-                    Err(reason) => {
-                        letters::put_unreadable(
-                            &mut sql,
-                            &self.shared,
-                            digit,
-                            row.number,
-                            &row.id_text,
-                            &reason,
-                        );
-                        letters_count += 1;
-                    }
-                }
-            }
+        let answers = link.run(&sql).await?;
+        let mut moving = Moving { left, ..Moving::default() };
+        let mut found = Vec::new();
+        // The first answer is that of the transaction's start.
+        for ((digit, _), answer) in questions.iter().zip(answers.iter().skip(1)) {
+            found.push(moving.add(&self.shared, *digit, answer, limit));
         }
-        put_held(&mut sql, &self.shared, digit, &numbers);
-        sql.push_str("COMMIT");
-        let ended = link.run(&sql).await;
+        moving.sql.push_str("COMMIT");
+        let ended = link.run(&moving.sql).await;
         let mut slots = lock(&self.shared.slots);
         match ended {
             Ok(_) => {
-                fill(&mut slots, taken, page);
+                fill(&mut slots, moving.taken, page);
+                page.has_more |= moving.has_skipped;
                 let counters = &self.shared.counters;
-                counters.waiting.fetch_sub((found - skipped) as i64, Ordering::Relaxed);
-                counters.dead_letters.fetch_add(letters_count, Ordering::Relaxed);
-                Ok(found - skipped)
+                counters.waiting.fetch_sub(moving.rows as i64, Ordering::Relaxed);
+                counters.dead_letters.fetch_add(moving.letters, Ordering::Relaxed);
+                Ok(found)
             }
             Err(fault) => {
-                for (slot, content) in taken {
+                for (slot, content) in moving.taken {
                     slots.release(slot);
                     if !fault.spares_connection() {
                         self.doubtful.push(content.paged.id);
@@ -291,6 +267,79 @@ impl Pager {
                 Err(fault)
             }
         }
+    }
+}
+
+/// A table, and what is asked of it.
+type Question = (usize, Source);
+
+impl Looks {
+    /// Nothing answers the question any more.
+    fn remember(&mut self, source: Source) {
+        match source {
+            Source::Epoch(epoch) => self.epochs.retain(|&other| other != epoch),
+            Source::Expired { until, .. } => self.expired_until = self.expired_until.max(until - OVERLAP),
+            Source::Time { until, .. } if until < DUE => self.is_past_done = true,
+            Source::Time { until, .. } => self.due_until = self.due_until.max(until - OVERLAP),
+            Source::Due | Source::Shelf(_) => {}
+        }
+    }
+}
+
+/// Locked rows that are about to become resident, or dead letters.
+#[derive(Default)]
+struct Moving {
+    /// How many more may be.
+    left: usize,
+    sql: String,
+    taken: Vec<(Slot, PageContent)>,
+    rows: usize,
+    letters: i64,
+    /// A row was left where it is.
+    has_skipped: bool,
+}
+
+impl Moving {
+    /// Adds the rows of one answer; tells how many. When not all could be, it says `limit`: there are more.
+    fn add(&mut self, shared: &Shared, digit: usize, answer: &Answer, limit: usize) -> usize {
+        let mut numbers = Vec::new();
+        let mut moved = 0;
+        let mut slots = lock(&shared.slots);
+        for row in answer.rows.iter().map(read_page_row) {
+            if self.left == 0 {
+                moved = limit;
+                break;
+            }
+            let content = match row.content {
+                Ok(content) => content,
+                Err(reason) => {
+                    letters::put_unreadable(&mut self.sql, shared, digit, row.number, &row.id_text, &reason);
+                    self.letters += 1;
+                    self.rows += 1;
+                    moved += 1;
+                    continue;
+                }
+            };
+            let known = slots.find(&content.paged.id);
+            if known.is_some_and(|slot| slots.get(slot).is_none()) {
+                // It is being published once more just now: the writer looks at the row as it is.
+                self.has_skipped = true;
+                continue;
+            }
+            numbers.push(row.number);
+            if !content.is_id_canonical {
+                put_canonical_id(&mut self.sql, shared, digit, row.number, &content.paged.id);
+            }
+            self.rows += 1;
+            moved += 1;
+            // Otherwise it is resident, and somebody changed the row: it says so again.
+            if known.is_none() {
+                self.left -= 1;
+                self.taken.push((slots.reserve(content.paged.id), content));
+            }
+        }
+        put_held(&mut self.sql, shared, digit, &numbers);
+        moved
     }
 }
 
@@ -306,11 +355,11 @@ fn fill(slots: &mut slots::Slots, taken: Vec<(Slot, PageContent)>, page: &mut Pa
 }
 
 /// The question for rows of ours of one source.
-fn select(shared: &Shared, digit: usize, source: Source, limit: usize) -> String {
+fn select(shared: &Shared, columns: &str, digit: usize, source: Source, limit: usize) -> String {
     let indexes = &shared.indexes[digit];
     let index = if matches!(source, Source::Expired { .. }) { &indexes.expiry } else { &indexes.place };
     let mut sql = format!(
-        "SELECT {PAGE_COLUMNS} FROM {} FORCE INDEX ({index}) WHERE kite_server=",
+        "SELECT {columns} FROM {} FORCE INDEX ({index}) WHERE kite_server=",
         shared.layout.table(digit)
     );
     put_quoted(&mut sql, &shared.owner);

@@ -24,7 +24,7 @@ use super::fault::{Fault, FaultKind};
 use super::layout::{DUE, digit_of, held};
 use super::link::Link;
 use super::shared::{Shared, unix_seconds};
-use super::slots::{Admission, State};
+use super::slots::{Admission, Slots, State};
 use super::text::{put_ids, put_number};
 use super::turn::{
     Decision, Insert, Step, Turn, Twin, put_force_id, put_update_by_id, put_where_ours, row_bytes_max,
@@ -43,6 +43,12 @@ const GAVE_WAY_MAX: u32 = 8;
 
 /// After a failure nothing is tried for so long: publishers are refused at once meanwhile.
 const PAUSE: Duration = Duration::from_millis(200);
+
+/// Such a pause doubles so often at most, for what nobody waits for.
+const DOUBLINGS_MAX: u32 = 5;
+
+/// After what nobody waits for made a transaction fail, it has transactions of its own for so long.
+const APART: Duration = Duration::from_secs(10);
 
 /// When ids whose fate is not known are looked for, after a connection is there: a server may carry out late what it had
 /// received.
@@ -72,6 +78,12 @@ pub(super) struct Writer {
     /// What nobody waits for and was not written yet.
     laters: Vec<Later>,
     laters_at: Instant,
+    /// How often it failed in a row, and why it did the last time.
+    laters_failures: u32,
+    laters_error: Option<StoreError>,
+    /// How many are tried together.
+    laters_max: usize,
+    apart_until: Instant,
     doubtful: Vec<Doubtful>,
     /// Why nothing is tried, and until when.
     pause: Option<(Instant, StoreError)>,
@@ -104,6 +116,10 @@ impl Writer {
             queue: VecDeque::new(),
             laters: Vec::new(),
             laters_at: Instant::now(),
+            laters_failures: 0,
+            laters_error: None,
+            laters_max: usize::MAX,
+            apart_until: Instant::now(),
             doubtful: Vec::new(),
             pause: None,
             barriers: Vec::new(),
@@ -125,8 +141,8 @@ impl Writer {
             self.carry_out(turn).await;
             self.recheck(&mut recheck).await;
             // Those that came before a barrier may be in later turns.
-            if self.laters.is_empty() || self.pause.is_some() {
-                let failure = if self.laters.is_empty() { None } else { self.pause_reason() };
+            if self.laters.is_empty() || self.laters_error.is_some() {
+                let failure = self.laters_error.clone().filter(|_| !self.laters.is_empty());
                 for barrier in self.barriers.drain(..) {
                     barrier.reached(failure.clone());
                 }
@@ -154,10 +170,6 @@ impl Writer {
         }
     }
 
-    fn pause_reason(&self) -> Option<StoreError> {
-        self.pause.as_ref().map(|(_, error)| error.clone())
-    }
-
     /// Takes what waits into a turn, until that is full or something must wait for it.
     fn gather(&mut self) -> (Turn, Vec<MessageId>) {
         let shared = self.shared.clone();
@@ -166,7 +178,7 @@ impl Writer {
         let mut recheck = Vec::new();
         if self.laters_at <= Instant::now() {
             // Half of a turn: who waits for an answer must not wait for all of a long queue.
-            let count = self.laters.len().min(shared.options.batch_rows_max.div_ceil(2));
+            let count = self.laters.len().min(shared.options.batch_rows_max.div_ceil(2)).min(self.laters_max);
             turn.laters.extend(self.laters.drain(..count));
         }
         while let Some(work) = self.queue.pop_front() {
@@ -302,8 +314,19 @@ impl Writer {
         Filled::All
     }
 
-    /// Carries a turn out, whatever it takes, and answers it.
+    /// Carries a turn out and answers it.
     async fn carry_out(&mut self, mut turn: Turn) {
+        if turn.is_urgent() && !turn.laters.is_empty() && Instant::now() < self.apart_until {
+            // First, as it may be what makes room on a full disk.
+            let mut apart = Turn::default();
+            std::mem::swap(&mut apart.laters, &mut turn.laters);
+            self.carry_out_once(apart).await;
+        }
+        self.carry_out_once(turn).await;
+    }
+
+    /// Carries out one transaction, whatever it takes.
+    async fn carry_out_once(&mut self, mut turn: Turn) {
         let is_urgent = turn.is_urgent();
         if !is_urgent && turn.laters.is_empty() {
             if self.pause.is_some() || !self.link.is_connected() {
@@ -316,7 +339,7 @@ impl Writer {
         {
             let error = error.clone();
             self.refuse(&turn, &error, false);
-            self.keep(std::mem::take(&mut turn.laters));
+            self.keep(std::mem::take(&mut turn.laters), &error);
             return;
         }
         let deadline = Instant::now() + self.shared.options.timeout * 2;
@@ -340,18 +363,27 @@ impl Writer {
             }
             let is_in_time = Instant::now() < deadline;
             match fault.kind {
+                FaultKind::Refused | FaultKind::GaveWay | FaultKind::DiskFull
+                    if with_laters && is_urgent && !turn.laters.is_empty() =>
+                {
+                    // What somebody waits for must not wait, or fail, for what nobody waits for.
+                    with_laters = false;
+                    self.apart_until = Instant::now() + APART;
+                }
+                FaultKind::Refused | FaultKind::GaveWay if !is_urgent => {
+                    // A row that is locked, or a statement that does not work: nothing that keeps others from writing.
+                    if self.laters_failures.is_power_of_two() {
+                        tracing::warn!(%fault, changes = turn.laters.len(), "messages stay as they are for now; it is tried again");
+                    }
+                    self.keep(std::mem::take(&mut turn.laters), &fault.to_error());
+                    return;
+                }
                 FaultKind::GaveWay if gave_way < GAVE_WAY_MAX && is_in_time => {
                     gave_way += 1;
                     tokio::time::sleep(Duration::from_millis(fastrand::u64(1..10 * u64::from(gave_way))))
                         .await;
                 }
                 FaultKind::Lost if !was_lost && is_in_time => was_lost = true,
-                FaultKind::Refused | FaultKind::GaveWay | FaultKind::DiskFull
-                    if with_laters && is_urgent && !turn.laters.is_empty() =>
-                {
-                    // What somebody waits for must not fail for what nobody waits for.
-                    with_laters = false;
-                }
                 _ => {
                     self.failed(&mut turn, &fault, is_doubtful);
                     return;
@@ -391,7 +423,7 @@ impl Writer {
     fn failed(&mut self, turn: &mut Turn, fault: &Fault, is_doubtful: bool) {
         self.is_ill(fault);
         self.refuse(turn, &fault.to_error(), is_doubtful);
-        self.keep(std::mem::take(&mut turn.laters));
+        self.keep(std::mem::take(&mut turn.laters), &fault.to_error());
     }
 
     /// Answers what somebody waits for.
@@ -415,21 +447,26 @@ impl Writer {
     }
 
     /// Keeps what nobody waits for, for later; of the notes about one message the last counts.
-    fn keep(&mut self, laters: Vec<Later>) {
+    fn keep(&mut self, laters: Vec<Later>, error: &StoreError) {
         if laters.is_empty() {
             return;
         }
-        self.laters_at = Instant::now() + PAUSE;
-        let newer = std::mem::replace(&mut self.laters, laters);
-        self.laters.extend(newer);
+        self.laters_at = Instant::now() + PAUSE * 2u32.pow(self.laters_failures.min(DOUBLINGS_MAX));
+        self.laters_failures += 1;
+        self.laters_error = Some(error.clone());
+        // In fewer and fewer together, until the one that does not work is found. It goes to the end then.
+        self.laters_max = (laters.len() / 2).max(1);
+        let mut all = laters;
+        if all.len() > 1 {
+            all.append(&mut self.laters);
+        } else {
+            all.splice(0..0, self.laters.drain(..));
+        }
         let mut noted = hashbrown::HashSet::new();
-        let mut kept: Vec<Later> = std::mem::take(&mut self.laters)
-            .into_iter()
-            .rev()
-            .filter(|later| !matches!(later, Later::Note { entry, .. } if !noted.insert(entry.id)))
-            .collect();
-        kept.reverse();
-        self.laters = kept;
+        all.reverse();
+        all.retain(|later| !matches!(later, Later::Note { entry, .. } if !noted.insert(entry.id)));
+        all.reverse();
+        self.laters = all;
     }
 
     async fn succeeded(
@@ -441,7 +478,6 @@ impl Writer {
         is_repeated: bool,
     ) {
         self.is_well();
-        self.laters_at = Instant::now();
         for (step, &count) in steps.iter().zip(affected) {
             match *step {
                 Step::Other => {}
@@ -465,10 +501,18 @@ impl Writer {
         }
         let laters = std::mem::take(&mut turn.laters);
         if with_laters {
+            if !laters.is_empty() {
+                self.laters_at = Instant::now();
+                self.laters_failures = 0;
+                self.laters_error = None;
+                self.laters_max = self.laters_max.saturating_mul(2);
+            }
             self.are_written(&laters);
         } else {
-            self.keep(laters);
-            self.laters_at = Instant::now() + PAUSE;
+            // They have a transaction of their own, at once.
+            let newer = std::mem::replace(&mut self.laters, laters);
+            self.laters.extend(newer);
+            self.laters_at = Instant::now();
         }
     }
 
@@ -502,14 +546,15 @@ impl Writer {
         let inserts = &turn.inserts[digit];
         if count == inserts.len() as u64 {
             let mut slots = lock(&self.shared.slots);
-            for insert in inserts {
-                self.stored(&mut slots, insert);
-            }
+            let deferred = inserts.iter().filter(|insert| !stored(&mut slots, insert)).count();
+            self.shared.counters.waiting.fetch_add(deferred as i64, Ordering::Relaxed);
             return;
         }
         let ids: Vec<MessageId> = inserts.iter().map(|insert| insert.id).collect();
         let found = self.look_up(digit, &ids).await;
         let mut slots = lock(&self.shared.slots);
+        // A message that waits may have waited before; what is new and not resident is counted.
+        let mut deferred = count as i64;
         for (index, insert) in inserts.iter().enumerate() {
             match &found {
                 Ok(places) => {
@@ -517,7 +562,7 @@ impl Writer {
                     let outcome = match places.get(&insert.id) {
                         // Ours and without a slot so far: stored just now, or in a transaction whose end was not heard.
                         Some(Some(place)) if *place == expected => {
-                            self.stored(&mut slots, insert);
+                            deferred -= i64::from(stored(&mut slots, insert));
                             continue;
                         }
                         Some(_) => AppendOutcome::Duplicate,
@@ -543,20 +588,9 @@ impl Writer {
                 }
             }
         }
-    }
-
-    fn stored(&self, slots: &mut super::slots::Slots, insert: &Insert) {
-        let outcome = match insert.slot {
-            Some(slot) => {
-                slots.fill(slot, insert.header_len, insert.payload_len, insert.is_committed);
-                AppendOutcome::Stored(slot)
-            }
-            None => {
-                self.shared.counters.waiting.fetch_add(1, Ordering::Relaxed);
-                AppendOutcome::Deferred
-            }
-        };
-        insert.part.set(insert.index, outcome);
+        if found.is_ok() {
+            self.shared.counters.waiting.fetch_add(deferred.max(0), Ordering::Relaxed);
+        }
     }
 
     /// Where the rows with these ids are; `None` for one that is not ours.
@@ -683,21 +717,33 @@ impl Writer {
     async fn finish(&mut self) -> Option<StoreError> {
         let deadline = Instant::now() + self.shared.options.timeout * 2;
         while !self.laters.is_empty() {
-            self.laters_at = Instant::now();
             self.pause = None;
-            let count = self.laters.len().min(self.shared.options.batch_rows_max);
+            let count = self.laters.len().min(self.shared.options.batch_rows_max).min(self.laters_max);
             let mut turn = Turn::default();
             turn.laters.extend(self.laters.drain(..count));
-            self.carry_out(turn).await;
-            if self.pause.is_some() {
+            self.carry_out_once(turn).await;
+            if self.laters_failures > 0 {
                 if Instant::now() > deadline {
                     break;
                 }
                 tokio::time::sleep(PAUSE).await;
             }
         }
-        if self.laters.is_empty() { None } else { self.pause_reason() }
+        self.laters_error.take().filter(|_| !self.laters.is_empty())
     }
+}
+
+/// Answers an insert whose row is there; whether it is resident.
+fn stored(slots: &mut Slots, insert: &Insert) -> bool {
+    let outcome = match insert.slot {
+        Some(slot) => {
+            slots.fill(slot, insert.header_len, insert.payload_len, insert.is_committed);
+            AppendOutcome::Stored(slot)
+        }
+        None => AppendOutcome::Deferred,
+    };
+    insert.part.set(insert.index, outcome);
+    insert.slot.is_some()
 }
 
 fn doubt(doubtful: &mut Vec<Doubtful>, id: MessageId) {

@@ -8,24 +8,31 @@ use bytes::Bytes;
 use kiteq_protocol::message::HeaderChanges;
 use kiteq_protocol::{Message, MessageId, MessageKind, pb};
 use kiteq_store::{
-    AppendOutcome, DeadLetter, Done, GroupState, Kill, Loaded, MessageStore, Page, PageSource, Paged,
-    Recovered, Revived, SharedStore, Slot, StoreError, StoreStats, Verdict, VerdictOutcome,
+    AppendOutcome, DeadLetter, Done, GroupState, Kill, Loaded, MessageStore, OwnedStore, Owner, Page,
+    PageSource, Paged, PagedStore, Recovered, Revived, SharedStore, Shelf, Shelving, Slot, StoreError,
+    StoreStats, Verdict, VerdictOutcome,
 };
 use kiteq_testkit::MariaDb;
 
 /// How long an answer may take on a machine that does other things too.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Ids in the order of their numbers, in every table of a store that has several.
 pub fn id(number: u32) -> MessageId {
     let mut id = [0x5a; 16];
     id[..4].copy_from_slice(&number.to_be_bytes());
+    id[15] = 0x50 | (number % 16) as u8;
     MessageId(id)
 }
 
 pub fn message(number: u32, topic: &str, message_type: &str, body: &[u8]) -> Message {
+    message_with(id(number), number, topic, message_type, body)
+}
+
+pub fn message_with(id: MessageId, number: u32, topic: &str, message_type: &str, body: &[u8]) -> Message {
     let kind = if number.is_multiple_of(2) { MessageKind::Bytes } else { MessageKind::String };
     let header = pb::Header {
-        message_id: id(number).to_string(),
+        message_id: id.to_string(),
         topic: topic.to_owned(),
         message_type: message_type.to_owned(),
         expired_time: 4_000_000_000 + i64::from(number),
@@ -40,7 +47,10 @@ pub fn message(number: u32, topic: &str, message_type: &str, body: &[u8]) -> Mes
 }
 
 pub fn prepared(number: u32, body: &[u8]) -> Message {
-    let mut message = message(number, "trade", "pay", body);
+    uncommitted(message(number, "trade", "pay", body))
+}
+
+pub fn uncommitted(mut message: Message) -> Message {
     let changes = HeaderChanges { committed: Some(false), ..HeaderChanges::default() };
     message.change_header(changes, &mut bytes::BytesMut::new()).unwrap();
     message
@@ -63,6 +73,15 @@ pub fn database() -> String {
 /// The server that the tests of a binary share.
 pub fn mariadb() -> &'static MariaDb {
     MariaDb::shared()
+}
+
+/// Waits until something is so.
+pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = std::time::Instant::now() + ANSWER_TIMEOUT;
+    while !is_so() {
+        assert!(std::time::Instant::now() < deadline, "{what}: not in time");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// A backend and what it promises.
@@ -221,6 +240,64 @@ impl Caller {
 
     fn wait<T: Send + 'static>(call: impl FnOnce(Done<T>)) -> T {
         Self::wait_at_most(ANSWER_TIMEOUT, call).expect("an answer in time")
+    }
+
+    /// A MySQL store of a broker with this name. What earlier runs left is not asked for.
+    pub fn open_mysql(uri: &str, owner: &str) -> Self {
+        let store = kiteq_store::open_owned(uri, owner).unwrap();
+        Self { store, backend: Backend::mysql(), found: Vec::new() }
+    }
+
+    fn paging(&self) -> &dyn PagedStore {
+        self.store.paged().expect("a store with pages")
+    }
+
+    fn owning(&self) -> &dyn OwnedStore {
+        self.store.owned().expect("a store with owners")
+    }
+
+    pub fn page(&self, room: usize, from: PageSource) -> Result<Page, StoreError> {
+        page_of(&*self.store, room, from)
+    }
+
+    /// Everything that waits for nothing, in pages of `room`.
+    pub fn all_waiting(&self, room: usize) -> Vec<Paged> {
+        let mut all = Vec::new();
+        loop {
+            let page = self.page(room, PageSource::Waiting).unwrap();
+            all.extend(page.messages);
+            if !page.has_more {
+                return all;
+            }
+        }
+    }
+
+    pub fn shelve(&self, messages: Vec<Shelving>) {
+        self.paging().shelve(messages);
+    }
+
+    pub fn shelves(&self) -> Result<Vec<Shelf>, StoreError> {
+        Self::wait(|done| self.paging().shelves(done))
+    }
+
+    pub fn owners(&self) -> Result<Vec<Owner>, StoreError> {
+        Self::wait(|done| self.owning().owners(done))
+    }
+
+    pub fn adopt(&self, owner: &str, limit: usize) -> Result<usize, StoreError> {
+        Self::wait(|done| self.owning().adopt(owner.to_owned(), limit, done))
+    }
+
+    pub fn find_lost(&self) -> Result<Vec<Slot>, StoreError> {
+        Self::wait(|done| self.owning().find_lost(done))
+    }
+
+    pub fn leave(&self) -> Result<(), StoreError> {
+        Self::wait(|done| self.owning().leave(done))
+    }
+
+    pub fn suspects_loss(&self) -> bool {
+        self.owning().suspects_loss()
     }
 
     pub fn raw(&self) -> &dyn MessageStore {
