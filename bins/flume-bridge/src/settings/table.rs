@@ -247,7 +247,7 @@ pub(crate) const SETTINGS: &[Setting<Settings>] = &[
         value_name: "N",
         help: "Elements taken from a list in one round trip",
         kind: Kind::Count {
-            range: 1..=100_000,
+            range: 1..=10_000,
             set: |settings, count| settings.bridge.claim_elements = to_usize(count),
             get: |settings| settings.bridge.claim_elements as u64,
         },
@@ -336,7 +336,7 @@ pub(crate) const SETTINGS: &[Setting<Settings>] = &[
         file: FileKey::Key("redisConnectionsMax", &[]),
         heading: CLAIMING,
         value_name: "N",
-        help: "Connections to one Redis server. A queue takes one, two are for watching and putting back",
+        help: "Connections to one Redis server. A queue takes two, one more watches the queues",
         kind: Kind::Count {
             range: 3..=10_000,
             set: |settings, count| settings.bridge.redis_connections_max = to_usize(count),
