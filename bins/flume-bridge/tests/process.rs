@@ -91,7 +91,10 @@ fn a_port_in_use_is_refused_with_what_to_do() {
     let ended = BRIDGE.start(&[&http, "-queuename=q", "-businesses=b"], &[]).wait();
     assert_eq!(ended.code, Some(1), "{ended:?}");
     let last = ended.stderr.lines().last().unwrap();
-    assert!(last.contains(&address) && last.contains("choose another port") && last.contains("--http"), "{last}");
+    assert!(
+        last.contains(&address) && last.contains("choose another port") && last.contains("--http"),
+        "{last}"
+    );
 }
 
 /// Nothing that the bridge needs is there: it waits, says so, and can still be stopped.
@@ -113,7 +116,8 @@ fn servers_that_are_away_are_waited_for_and_named() {
 
 #[test]
 fn claims_with_a_wrong_redis_setting_are_refused_with_the_setting() {
-    let ended = BRIDGE.start(&["-redis=redis://h:6379/x", "-queuename=q", "-businesses=b", "-pport=0"], &[]).wait();
+    let ended =
+        BRIDGE.start(&["-redis=redis://h:6379/x", "-queuename=q", "-businesses=b", "-pport=0"], &[]).wait();
     assert_eq!(ended.code, Some(1), "{ended:?}");
     assert!(ended.stderr.lines().last().unwrap().contains("redis://user:password@host:port/db"), "{ended:?}");
 }
