@@ -240,11 +240,17 @@ impl Warden {
         Ok(())
     }
 
+    /// Looks how long a queue is, and for whom elements are parked: another bridge may have parked them, or put them back.
     async fn look(&self, connection: &mut Connection, queue: &Watched) -> Result<(), RedisError> {
         connection.queue(&[b"LLEN", queue.keys.queue.as_bytes()]);
+        connection.queue(&[b"HKEYS", queue.keys.parked_businesses().as_bytes()]);
         connection.flush().await?;
+        let length = connection.reply().await?.integer();
+        if let Reply::Array(businesses) = connection.reply().await? {
+            queue.progress.found_parked(businesses.iter().filter_map(Reply::text).collect());
+        }
         // A key of another type is the drain's to complain about.
-        let Some(length) = connection.reply().await?.integer() else { return Ok(()) };
+        let Some(length) = length else { return Ok(()) };
         self.metrics.queue_length.get_or_create(&queue.labels).set(length);
         queue.progress.waiting.store(u64::try_from(length).unwrap_or(0), Ordering::Relaxed);
         Ok(())

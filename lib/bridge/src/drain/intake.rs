@@ -149,6 +149,13 @@ impl<D: Deliver> Intake<D> {
         self.lanes.iter().flat_map(|lane| [lane.due_at(), lane.park_after]).flatten().min()
     }
 
+    /// Redis holds parked elements of a business.
+    pub(crate) fn found_parked(&mut self, business: &str) {
+        if let Some(lane) = self.lanes.iter_mut().find(|lane| *lane.name == *business) {
+            lane.may_have_parked = true;
+        }
+    }
+
     /// The business whose parked elements have reached their bound, if there is one.
     pub(crate) fn park_full(&self) -> Option<&str> {
         self.lanes.iter().find(|lane| lane.park_after.is_some()).map(|lane| &*lane.name)

@@ -343,6 +343,9 @@ impl<D: Deliver> Drain<D> {
 
     fn tick(&mut self, now: Instant) {
         self.tick_at = now + TICK;
+        for business in self.progress.take_parked() {
+            self.intake.found_parked(&business);
+        }
         if self.config.dead_letters_max.is_some() {
             self.intake.keeper.give(Job::CountDead);
         }

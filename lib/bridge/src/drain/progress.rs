@@ -21,6 +21,8 @@ pub(crate) struct Progress {
     pub(crate) lost: AtomicU64,
     /// Why the queue is not being drained; nothing while it is.
     trouble: Mutex<Option<String>>,
+    /// Businesses for which Redis holds parked elements, as the watcher found; taken by the drain.
+    parked_for: Mutex<Vec<String>>,
 }
 
 impl Progress {
@@ -30,6 +32,16 @@ impl Progress {
         let new = *current != trouble;
         *current = trouble;
         new
+    }
+
+    /// Notes for whom elements are parked in Redis, by whichever bridge.
+    pub(crate) fn found_parked(&self, businesses: Vec<String>) {
+        *self.parked_for.lock().unwrap_or_else(PoisonError::into_inner) = businesses;
+    }
+
+    /// For whom elements were parked, once.
+    pub(crate) fn take_parked(&self) -> Vec<String> {
+        std::mem::take(&mut *self.parked_for.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     pub(crate) fn trouble(&self) -> Option<String> {

@@ -144,6 +144,28 @@ async fn at_the_bound_of_parked_elements_claiming_stops_and_says_so() {
     running.stop().await;
 }
 
+/// Another bridge parks what it claimed and ends: a bridge that found nothing parked before must look again.
+#[tokio::test]
+async fn elements_that_another_bridge_parked_meanwhile_are_brought_away() {
+    let (redis, sink) = (Redis::start().await, Sink::start(&["feed"]).await);
+    let mut client = client(&redis).await;
+    push(&mut client, [element("feed", 0)]).await;
+    let running = Running::start(config(&redis, &["feed"]), &sink);
+    sink.wait_for(1).await;
+    wait_until_settled(&mut client).await;
+    let () = redis::pipe()
+        .atomic()
+        .hset(key("parked"), "feed", 1)
+        .rpush(key("parked:feed"), element("feed", 1))
+        .query_async(&mut client)
+        .await
+        .unwrap();
+    sink.wait_for(2).await;
+    wait_until_settled(&mut client).await;
+    assert_eq!(length(&mut client, &key("parked:feed")).await, 0);
+    running.stop().await;
+}
+
 #[tokio::test]
 async fn elements_parked_for_a_business_that_is_served_no_more_are_routed_again() {
     let (redis, sink) = (Redis::start().await, Sink::start(&["default"]).await);
