@@ -57,8 +57,12 @@ start_sink() {
 
 # queue_settled REDIS_PORT QUEUE: whether nothing of a queue is waiting, claimed or parked any more.
 queue_settled() {
-    [[ $(redis-cli -p "$1" eval "return redis.call('llen', KEYS[1]) + redis.call('hlen', KEYS[2]) + redis.call('hlen', KEYS[3])" \
-        3 "$2" "kiteq:{$2}:claims" "kiteq:{$2}:parked") == 0 ]]
+    # The hash of parked businesses keeps its fields; what is parked is in their lists.
+    local script="
+        local left = redis.call('llen', KEYS[1]) + redis.call('hlen', KEYS[2])
+        for _, business in ipairs(redis.call('hkeys', KEYS[3])) do left = left + redis.call('llen', KEYS[3] .. ':' .. business) end
+        return left"
+    [[ $(redis-cli -p "$1" eval "$script" 3 "$2" "kiteq:{$2}:claims" "kiteq:{$2}:parked") == 0 ]]
 }
 
 # start_zookeeper PORT: a real one with its data below WORK_DIR. Leaves STARTED_PID to the caller's next process.

@@ -243,12 +243,18 @@ impl Warden {
     /// Looks how long a queue is, and for whom elements are parked: another bridge may have parked them, or put them back.
     async fn look(&self, connection: &mut Connection, queue: &Watched) -> Result<(), RedisError> {
         connection.queue(&[b"LLEN", queue.keys.queue.as_bytes()]);
-        connection.queue(&[b"HKEYS", queue.keys.parked_businesses().as_bytes()]);
+        for business in &self.config.businesses {
+            connection.queue(&[b"LLEN", queue.keys.parked(business).as_bytes()]);
+        }
         connection.flush().await?;
         let length = connection.reply().await?.integer();
-        if let Reply::Array(businesses) = connection.reply().await? {
-            queue.progress.found_parked(businesses.iter().filter_map(Reply::text).collect());
+        let mut parked = Vec::new();
+        for business in &self.config.businesses {
+            if connection.reply().await?.integer().is_some_and(|elements| elements > 0) {
+                parked.push(business.clone());
+            }
         }
+        queue.progress.found_parked(parked);
         // A key of another type is the drain's to complain about.
         let Some(length) = length else { return Ok(()) };
         self.metrics.queue_length.get_or_create(&queue.labels).set(length);

@@ -1,9 +1,8 @@
 //! What happens in Redis in one step, whoever dies.
 //!
 //! Each script can be run again after a broken connection: it finds that it has been run, or does a thing that may be done twice.
-//! Measured for 1,000 elements of 222 bytes, against LPOP of as many (1.0): claiming by SORT BY nosort STORE and LTRIM 1.7, by LPOP and
-//! RPUSH 6, by LMOVE one by one more; reading them with LRANGE behind the script 1.1, returning them from the script twice that.
-//! A claim of all that waits is a RENAME.
+//! Redis's time for 1,000 elements of 222 bytes, roughly, against LPOP of as many (1.0): claiming by SORT BY nosort STORE and LTRIM 1.7,
+//! by LPOP and RPUSH in the script 6.5; reading them with LRANGE behind the script 1.4. A claim of all that waits is a RENAME.
 
 use crate::redis::{Connection, RedisError};
 
