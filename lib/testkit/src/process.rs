@@ -4,11 +4,24 @@ use std::fs::File;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 
-/// A port of loopback that nobody listens on.
+/// A port of loopback that nobody listens on, never the same twice in a process.
+///
+/// It lies below the range from which the system takes ports for outgoing connections and for listeners on port 0: those
+/// cannot be given it before the caller binds it, or while the caller wants nobody to listen there.
 #[must_use]
 pub fn free_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+    static TAKEN: AtomicU16 = AtomicU16::new(0);
+    // Test processes that run at the same time begin at different places.
+    let first = std::process::id().wrapping_mul(97);
+    loop {
+        let turn = u32::from(TAKEN.fetch_add(1, Ordering::Relaxed));
+        let port = 10_000 + u16::try_from(first.wrapping_add(turn) % 20_000).unwrap();
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// A running server. Dropping it kills it.
