@@ -67,25 +67,31 @@ queue_settled() {
 
 # start_zookeeper PORT: a real one with its data below WORK_DIR. Leaves STARTED_PID to the caller's next process.
 start_zookeeper() {
-    mkdir -p "$WORK_DIR/zookeeper"
-    cat >"$WORK_DIR/zoo.cfg" <<CONFIG
-tickTime=500
-dataDir=$WORK_DIR/zookeeper
-clientPort=$1
-clientPortAddress=127.0.0.1
-admin.enableServer=false
-4lw.commands.whitelist=srvr
-maxClientCnxns=0
-CONFIG
+    zookeeper_settings "$WORK_DIR/zookeeper" 127.0.0.1 "$1" >"$WORK_DIR/zoo.cfg"
     start_process zookeeper env JMXDISABLE=true ZOO_LOG_DIR="$WORK_DIR" \
         /usr/share/zookeeper/bin/zkServer.sh start-foreground "$WORK_DIR/zoo.cfg"
     wait_for 60 "ZooKeeper" "$STARTED_PID" zookeeper_serves "$1"
 }
 
-# It takes connections before it serves them.
+# zookeeper_settings DIRECTORY HOST PORT: prints the settings of a server alone, and makes its directory. Short ticks, so that
+# short sessions are granted.
+zookeeper_settings() {
+    mkdir -p "$1"
+    cat <<CONFIG
+tickTime=500
+dataDir=$1
+clientPort=$3
+clientPortAddress=$2
+admin.enableServer=false
+4lw.commands.whitelist=srvr
+maxClientCnxns=0
+CONFIG
+}
+
+# zookeeper_serves PORT [HOST]: it takes connections before it serves them.
 zookeeper_serves() {
     local answer
-    exec 3<>"/dev/tcp/127.0.0.1/$1" || return 1
+    exec 3<>"/dev/tcp/${2:-127.0.0.1}/$1" || return 1
     printf srvr >&3
     answer="$(timeout 2 cat <&3)" || true
     exec 3>&-

@@ -70,7 +70,8 @@ kill_process() {
     wait "$1" 2>/dev/null || true
 }
 
-port_open() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
+# port_open PORT [HOST]: whether something listens there.
+port_open() { (exec 3<>"/dev/tcp/${2:-127.0.0.1}/$1") 2>/dev/null; }
 
 # Prints a loopback port that nobody listens on, below the range from which outgoing connections take theirs.
 free_port() {
@@ -93,20 +94,21 @@ wait_for() {
     done
 }
 
-# http_ok PORT PATH: whether a GET of http://127.0.0.1:PORT/PATH is answered with status 200. Needs no curl.
+# http_ok PORT PATH [HOST]: whether a GET of http://HOST:PORT/PATH is answered with status 200. Needs no curl.
 http_ok() {
-    local line
-    exec 3<>"/dev/tcp/127.0.0.1/$1" || return 1
-    printf 'GET %s HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n' "$2" >&3
+    local line host=${3:-127.0.0.1}
+    exec 3<>"/dev/tcp/$host/$1" || return 1
+    printf 'GET %s HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n' "$2" "$host" >&3
     IFS= read -r -t 2 line <&3 || line=''
     exec 3>&-
     [[ $line == *' 200 '* ]]
 }
 
-# http_body PORT PATH: prints the body of that answer.
+# http_body PORT PATH [HOST]: prints the body of that answer.
 http_body() {
-    exec 3<>"/dev/tcp/127.0.0.1/$1" || return 1
-    printf 'GET %s HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n' "$2" >&3
+    local host=${3:-127.0.0.1}
+    exec 3<>"/dev/tcp/$host/$1" || return 1
+    printf 'GET %s HTTP/1.0\r\nHost: %s\r\n\r\n' "$2" "$host" >&3
     timeout 5 cat <&3 | sed '1,/^\r*$/d'
     exec 3>&-
 }

@@ -206,7 +206,8 @@ pub struct BacklogArgs {
 #[command(next_help_heading = "Broker")]
 pub struct TargetArgs {
     /// The registry in which brokers are found and bindings published: http://HOST:PPORT (the HTTP port of a broker on
-    /// its embedded registry), zk://HOST:PORT, file://PATH. Default without --broker: http://127.0.0.1:13801.
+    /// its embedded registry), zk://HOST:PORT, etcd://http://HOST:PORT, file://PATH. Default without --broker:
+    /// http://127.0.0.1:13801.
     #[arg(long, value_name = "URI")]
     pub registry: Option<String>,
     /// Connect here instead of asking a registry. Bindings go to --registry when it is given too, and are taken to be
