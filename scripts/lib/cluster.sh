@@ -83,7 +83,9 @@ make_namespaces() {
     fi
     ip netns add "$HUB" || die "this machine does not let network namespaces be made; run without --netns"
     ip -n "$HUB" link set lo up
-    ip -n "$HUB" link add bridge0 type bridge
+    # Without an address of its own it has that of one of its ports, and another one when that port goes: nobody would reach
+    # anybody for a while.
+    ip -n "$HUB" link add bridge0 address 02:00:00:00:00:01 type bridge
     ip -n "$HUB" link set bridge0 up
     # The first address is the one that clients speak from.
     ip -n "$HUB" address add "$HUB_HOST/24" dev bridge0
