@@ -3,7 +3,7 @@
 //!     cargo run --release -p kiteq-store --example mysql_rate -- [SECONDS] [BODY_BYTES] [SHARDS]
 //!
 //! Starts a MariaDB of its own. The bare loop is one connection that inserts the same rows, 500 in one statement, into the same
-//! tables. The store is fed by two producers that keep 256 messages each on their way, and settles them in a third run.
+//! tables; then one connection for each database does so at the same time, and the ratio is to that. The store is fed by two producers that keep 256 messages each on their way, and settles them in a third run.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a program to look at")]
 
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -31,15 +31,33 @@ fn main() {
     println!("{body_bytes} bytes, {shards} databases, {PRODUCERS} producers with a window of {WINDOW}");
     let mut ratios = Vec::new();
     for round in 0..4 {
-        let bare = bare_loop(&server, &format!("bare{round}"), shards, body_bytes, run_time);
-        let (publish, settled) = publish(&server, &format!("kite{round}"), shards, body_bytes, run_time);
-        let ratio = publish / bare;
-        println!(
-            "bare loop {bare:8.0}/s   publish {publish:8.0}/s   {:5.1}%   publish and settle {settled:8.0}/s",
-            ratio * 100.0
-        );
+        let measure = |what: &str, run: &dyn Fn() -> f64| {
+            let before = [cpu_seconds(server.pid()), cpu_seconds(std::process::id())];
+            let started = Instant::now();
+            let rate = run();
+            let rows = rate * run_time.as_secs_f64();
+            let cost = |now: f64, before: f64| (now - before) * 1e6 / rows;
+            println!(
+                "{what:36} {rate:8.0}/s in {:4.1} s   CPU for each: server {:5.1} us, here {:5.1} us",
+                started.elapsed().as_secs_f64(),
+                cost(cpu_seconds(server.pid()), before[0]),
+                cost(cpu_seconds(std::process::id()), before[1])
+            );
+            rate
+        };
+        let bare = |name: &str, connections| {
+            bare_loop(&server, &format!("{name}{round}"), shards, connections, body_bytes, run_time)
+        };
+        let one = measure("bare loop", &|| bare("one", 1));
+        let all = measure("bare loops, one for each database", &|| bare("all", shards));
+        let store = open(&server, &format!("kite{round}"), shards);
+        let publish = measure("publish", &|| run(&store, 1, body_bytes, run_time, false));
+        measure("publish and settle", &|| run(&store, 2, body_bytes, run_time, true));
+        store.close().unwrap();
+        let ratio = publish / one.max(all);
+        println!("publish to the better bare loop: {:.1}%", ratio * 100.0);
         ratios.push(ratio);
-        for database in ["bare", "kite"] {
+        for database in ["one", "all", "kite"] {
             for shard in 0..shards {
                 server.execute(&format!("DROP DATABASE {database}{round}_{shard}"));
             }
@@ -47,6 +65,15 @@ fn main() {
     }
     ratios.sort_by(f64::total_cmp);
     println!("median {:.1}%", (ratios[1] + ratios[2]) * 50.0);
+}
+
+/// What a process has used so far.
+fn cpu_seconds(pid: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let (_, fields) = stat.rsplit_once(") ").unwrap();
+    let ticks = |place: usize| fields.split(' ').nth(place).unwrap().parse::<f64>().unwrap();
+    // Linux counts in hundredths of a second.
+    (ticks(11) + ticks(12)) / 100.0
 }
 
 fn now() -> i64 {
@@ -90,67 +117,86 @@ fn open(server: &MariaDb, database: &str, shards: u64) -> SharedStore {
     kiteq_store::open_owned(&server.uri(database, &format!("shardnum={shards}")), OWNER).unwrap()
 }
 
-fn bare_loop(server: &MariaDb, database: &str, shards: u64, body_bytes: usize, run_time: Duration) -> f64 {
-    // Makes the tables.
-    open(server, database, shards).close().unwrap();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let url = format!("mysql://root@{}/{database}_0?ssl-mode=disabled", server.host());
-    runtime.block_on(async {
-        let mut connection = MySqlConnection::connect(&url).await.unwrap();
-        let mut source = Source::new(1, body_bytes);
-        let each = 16 / shards;
-        let (mut rows, mut made) = (0u64, Duration::ZERO);
-        let started = Instant::now();
-        while started.elapsed() < run_time + made {
-            let digit = fastrand::u64(..16);
-            let making = Instant::now();
-            let messages: Vec<Message> = (0..ROWS).map(|_| source.message()).collect();
-            // Making messages is not what is measured.
-            made += making.elapsed();
-            let mut query = QueryBuilder::<MySql>::new(format!(
-                "INSERT INTO {database}_{}.kite_msg_{} (message_id,header,body,msg_type,topic,message_type,publish_group,\
-                 `commit`,publish_time,expired_time,deliver_count,deliver_limit,kite_server,fail_groups,succ_groups,\
-                 next_deliver_time) ",
-                digit / each,
-                digit % each
-            ));
-            query.push_values(&messages, |mut row, message| {
-                row.push_bind(message.id.to_string())
-                    .push_bind(message.payload.header())
-                    .push_bind(&message.payload.body[..])
-                    .push_bind(17u8)
-                    .push_bind("trade")
-                    .push_bind("pay-succ")
-                    .push_bind("go-kite-test")
-                    .push_bind(message.committed)
-                    .push_bind(message.created_at)
-                    .push_bind(message.expires_at)
-                    .push_bind(0)
-                    .push_bind(message.deliver_limit)
-                    .push_bind(OWNER)
-                    .push_bind("[]")
-                    .push_bind("[]")
-                    .push_bind(1i64 << 50);
-            });
-            query.build().execute(&mut connection).await.unwrap();
-            rows += ROWS as u64;
-        }
-        rows as f64 / (started.elapsed() - made).as_secs_f64()
-    })
-}
-
-fn publish(
+/// Rows a second of `connections` bare loops, each on databases of its own.
+fn bare_loop(
     server: &MariaDb,
     database: &str,
     shards: u64,
+    connections: u64,
     body_bytes: usize,
     run_time: Duration,
-) -> (f64, f64) {
-    let store = open(server, database, shards);
-    let only = run(&store, 1, body_bytes, run_time, false);
-    let settled = run(&store, 2, body_bytes, run_time, true);
-    store.close().unwrap();
-    (only, settled)
+) -> f64 {
+    // Makes the tables.
+    open(server, database, shards).close().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let loops: Vec<_> = (0..connections)
+        .map(|connection| {
+            let url = format!("mysql://root@{}/{database}_0?ssl-mode=disabled", server.host());
+            let tables: Vec<String> = (0..16)
+                .map(|digit| (digit / (16 / shards), digit % (16 / shards)))
+                .filter(|(shard, _)| shard % connections == connection)
+                .map(|(shard, table)| format!("{database}_{shard}.kite_msg_{table}"))
+                .collect();
+            runtime.spawn(insert(url, tables, Source::new(connection, body_bytes), run_time))
+        })
+        .collect();
+    runtime.block_on(async {
+        let mut rate = 0.0;
+        for each in loops {
+            rate += each.await.unwrap();
+        }
+        rate
+    })
+}
+
+/// Rows a second of one connection that inserts into these tables.
+async fn insert(url: String, tables: Vec<String>, mut source: Source, run_time: Duration) -> f64 {
+    let mut connection = MySqlConnection::connect(&url).await.unwrap();
+    // The first statement on each table is prepared; that is not what is measured.
+    for table in &tables {
+        insert_rows(&mut connection, table, &rows(&mut source)).await;
+    }
+    let (mut inserted, mut made) = (0, Duration::ZERO);
+    let started = Instant::now();
+    while started.elapsed() < run_time + made {
+        let making = Instant::now();
+        let messages = rows(&mut source);
+        // Making messages is not measured either.
+        made += making.elapsed();
+        insert_rows(&mut connection, &tables[fastrand::usize(..tables.len())], &messages).await;
+        inserted += messages.len();
+    }
+    inserted as f64 / (started.elapsed() - made).as_secs_f64()
+}
+
+fn rows(source: &mut Source) -> Vec<Message> {
+    (0..ROWS).map(|_| source.message()).collect()
+}
+
+async fn insert_rows(connection: &mut MySqlConnection, table: &str, messages: &[Message]) {
+    let mut query = QueryBuilder::<MySql>::new(format!(
+        "INSERT INTO {table} (message_id,header,body,msg_type,topic,message_type,publish_group,`commit`,publish_time,\
+         expired_time,deliver_count,deliver_limit,kite_server,fail_groups,succ_groups,next_deliver_time) "
+    ));
+    query.push_values(messages, |mut row, message| {
+        row.push_bind(message.id.to_string())
+            .push_bind(message.payload.header())
+            .push_bind(&message.payload.body[..])
+            .push_bind(17u8)
+            .push_bind("trade")
+            .push_bind("pay-succ")
+            .push_bind("go-kite-test")
+            .push_bind(message.committed)
+            .push_bind(message.created_at)
+            .push_bind(message.expires_at)
+            .push_bind(0)
+            .push_bind(message.deliver_limit)
+            .push_bind(OWNER)
+            .push_bind("[]")
+            .push_bind("[]")
+            .push_bind(1i64 << 50);
+    });
+    query.build().execute(connection).await.unwrap();
 }
 
 /// Messages a second over all producers.
