@@ -279,8 +279,8 @@ heal_node() {
     rm -f "$CLUSTER_DIR/$node.cut"
 }
 
-# start_cluster: as REGISTRY_KIND, NETNS and TAKEOVER_GRACE say.
-start_cluster() {
+# choose_addresses: what NETNS asks for.
+choose_addresses() {
     local node number=10
     for node in "${!NODE_PORTS[@]}"; do
         if [[ -n $NETNS ]]; then
@@ -293,6 +293,12 @@ start_cluster() {
         HOSTS[$node]=127.0.0.1
         [[ -z $NETNS ]] || HOSTS[$node]=10.213.0.$((++number))
     done
+}
+
+# start_cluster: as REGISTRY_KIND, NETNS and TAKEOVER_GRACE say.
+start_cluster() {
+    local node
+    choose_addresses
     [[ -z $NETNS ]] || make_namespaces
     save_settings
     for node in "${NODES[@]}"; do
