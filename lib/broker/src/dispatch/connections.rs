@@ -182,6 +182,12 @@ impl Connection {
         self.next_check_opaque
     }
 
+    /// When the delivery went out that an answer is for.
+    pub(crate) fn sent_at(&self, ack: Ack) -> Option<Instant> {
+        let flight = self.flights.get(opaque_distance(self.first_opaque, ack.opaque))?;
+        (flight.id_end == ack.id_end).then_some(flight.sent_at)
+    }
+
     /// Takes an answer.
     pub(crate) fn answer(&mut self, ack: Ack) -> Answered {
         let index = opaque_distance(self.first_opaque, ack.opaque);

@@ -8,12 +8,15 @@ use kiteq_protocol::{Dialect, Framing, HeaderChanges, Payload};
 use kiteq_store::{Loaded, StoreError};
 
 use super::connections::{ConnectionId, Sending, WindowLimits};
+use super::groups::RunLength;
 use super::lane::{LaneId, Ready};
 use super::table::{Marks, NOT_CACHED, Phase, Ticket};
 use super::{Dispatcher, GroupId, MessageRef};
 
 /// Deliveries from one lane before the group's next lane has its turn.
 const QUANTUM: usize = 256;
+/// Connections that share what comes in one turn, at least, where a group has so many.
+const SPREAD_MIN: usize = 8;
 /// Lanes served for one group in one turn.
 const ROUNDS_MAX: usize = 64;
 /// Tickets looked at for one connection at most that turn out not to be deliverable.
@@ -101,6 +104,8 @@ impl Dispatcher {
     fn serve_lane(&mut self, lane: LaneId, group: GroupId, now: Instant, unix_seconds: i64) -> Served {
         let mut quantum = QUANTUM;
         self.load_ahead(lane);
+        // What came in one turn goes to so many connections at least, however fast the group is.
+        let spread = self.lanes.get(lane).ready.len() / SPREAD_MIN;
         while quantum > 0 {
             let waiting = self.lanes.get(lane).ready.len();
             if waiting == 0 {
@@ -109,9 +114,10 @@ impl Dispatcher {
             let Some((connection, room)) = self.choose_connection(group, now) else {
                 return Served::NoConnection;
             };
-            // A deep lane is dealt out in runs, a shallow one message by message.
-            let peers = self.groups.get(group).connections.len();
-            let run = room.min(quantum).min((waiting / (2 * peers)).clamp(1, 32));
+            // A deep lane is dealt out in runs, and so is one of a fast group.
+            let entry = self.groups.get(group);
+            let run = (waiting / (2 * entry.connections.len())).max(spread.min(entry.run.get()));
+            let run = room.min(quantum).min(run.clamp(1, RunLength::MAX));
             let permits = self.lanes.get_mut(lane).take_permits(run, now);
             if permits == 0 {
                 return Served::Throttled;

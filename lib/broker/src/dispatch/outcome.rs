@@ -19,6 +19,9 @@ impl Dispatcher {
     pub(super) fn on_acks(&mut self, id: ConnectionId, acks: Vec<Ack>) {
         let Some(connection) = self.connections.get_mut(id) else { return };
         let group = connection.group;
+        if let Some(sent_at) = acks.first().and_then(|ack| connection.sent_at(*ack)) {
+            self.groups.get_mut(group).run.answered_after(sent_at.elapsed());
+        }
         for ack in acks {
             let Some(connection) = self.connections.get_mut(id) else { return };
             match connection.answer(ack) {
