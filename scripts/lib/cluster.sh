@@ -14,6 +14,9 @@ NODES=(registry mariadb "${BROKERS[@]}")
 REGISTRY_KIND=zk NETNS='' TAKEOVER_GRACE=5s
 declare -A HOSTS=() PORTS=()
 
+# MariaDB's cache.
+MARIADB_POOL=256M
+
 # What listens, with the port that it has in a namespace of its own; without namespaces ports are chosen.
 declare -A NODE_PORTS=([registry]=2181 [registry-peer]=2380 [mariadb]=3306
     [broker-a]=13800 [broker-a-http]=13801 [broker-b]=13800 [broker-b-http]=13801 [broker-c]=13800 [broker-c-http]=13801)
@@ -178,7 +181,7 @@ SQL
     launch mariadb "$(command -v mariadbd || echo /usr/sbin/mariadbd)" --no-defaults --datadir="$data" \
         --socket="$CLUSTER_DIR/mariadb.sock" --pid-file="$CLUSTER_DIR/mariadb.own-pid" --port="${PORTS[mariadb]}" \
         --bind-address="${HOSTS[mariadb]}" --skip-name-resolve --skip-log-error --init-file="$CLUSTER_DIR/mariadb-init.sql" \
-        --innodb-buffer-pool-size=256M --innodb-log-file-size=128M --performance-schema=off "${run_as[@]}"
+        --innodb-buffer-pool-size="$MARIADB_POOL" --innodb-log-file-size=128M --performance-schema=off "${run_as[@]}"
     wait_for 60 "MariaDB" "$STARTED_PID" answers mariadb
 }
 
