@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kiteq_registry::{ANY_TOPIC, Binding, BrokerRecord, EtcdRegistry, Registry, RegistryError};
+use kiteq_testkit::Certificates;
 use support::backend::open_etcd;
 use support::proxy::Proxy;
 use support::{Etcd, Log, PATIENCE, eventually, until};
@@ -393,7 +394,8 @@ async fn keys_without_the_right_to_read_them_are_said_once_and_cost_nothing_else
 #[tokio::test]
 async fn tls_with_certificates_on_both_sides() {
     let server = Etcd::start_tls().await;
-    let [ca, certificate, key] = server.certificates().map(|path| path.display().to_string());
+    let Certificates { authority, certificate, key } = server.certificates();
+    let [ca, certificate, key] = [authority, certificate, key].map(|path| path.display().to_string());
     let host = server.host();
     let good = format!("etcd://https://{host}?ca={ca}&cert={certificate}&key={key}");
     let registry = EtcdRegistry::open(&good).await.unwrap();

@@ -4,16 +4,15 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Mutex;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use serde_json::{Value, json};
 
+use crate::certificates::Certificates;
 use crate::process::{ServerProcess, free_port};
 use crate::wait::eventually;
 
@@ -47,7 +46,7 @@ impl Etcd {
     pub async fn start_tls() -> Self {
         let mut server = Self::prepare();
         server.is_tls = true;
-        server.make_certificates();
+        let _ = Certificates::make(server.directory.path());
         server.run().await;
         server
     }
@@ -123,8 +122,8 @@ impl Etcd {
             command.args(["--heartbeat-interval", "50", "--election-timeout", "500"]);
         }
         if self.is_tls {
-            let [ca, certificate, key] = self.certificates();
-            command.arg("--client-cert-auth").arg("--trusted-ca-file").arg(ca);
+            let Certificates { authority, certificate, key } = self.certificates();
+            command.arg("--client-cert-auth").arg("--trusted-ca-file").arg(authority);
             command.arg("--cert-file").arg(certificate).arg("--key-file").arg(key);
         }
         self.process = Some(ServerProcess::start("etcd", self.directory.path(), &mut command));
@@ -162,23 +161,10 @@ impl Etcd {
         self.process.as_ref().expect("it runs").resume();
     }
 
-    /// The files of a certificate authority, and of a certificate and its key that serve the server and its clients alike.
+    /// What it presents, and what its clients may present.
     #[must_use]
-    pub fn certificates(&self) -> [PathBuf; 3] {
-        ["ca.pem", "cert.pem", "key.pem"].map(|name| self.directory.path().join(name))
-    }
-
-    fn make_certificates(&self) {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-        let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(vec!["127.0.0.1".to_owned(), "localhost".to_owned()]).unwrap();
-        let certificate = params.signed_by(&key, &ca).unwrap();
-        let texts = [ca.pem(), certificate.pem(), key.serialize_pem()];
-        for (path, text) in self.certificates().into_iter().zip(texts) {
-            std::fs::write(path, text).unwrap();
-        }
+    pub fn certificates(&self) -> Certificates {
+        Certificates::in_directory(self.directory.path())
     }
 
     /// A call through the JSON gateway: its answer, which is an object with an `error` when it is refused.

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 #![allow(clippy::missing_panics_doc, reason = "every function here panics when its server does not work")]
 
+mod certificates;
 mod etcd;
 mod log;
 mod mariadb;
@@ -17,6 +18,7 @@ mod shared_store;
 mod wait;
 mod zookeeper;
 
+pub use certificates::Certificates;
 pub use etcd::{Etcd, EtcdKey};
 pub use log::Log;
 pub use mariadb::MariaDb;

@@ -27,6 +27,7 @@ pub struct Proxy {
 
 #[derive(Debug)]
 struct Shared {
+    server: Mutex<String>,
     line: AtomicU8,
     is_over: AtomicBool,
     open: Mutex<Vec<TcpStream>>,
@@ -39,12 +40,13 @@ impl Proxy {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared {
+            server: Mutex::new(server.to_owned()),
             line: AtomicU8::new(Line::Good as u8),
             is_over: AtomicBool::new(false),
             open: Mutex::default(),
         });
-        let (of_thread, server) = (shared.clone(), server.to_owned());
-        std::thread::spawn(move || accept(&listener, &server, &of_thread));
+        let of_thread = shared.clone();
+        std::thread::spawn(move || accept(&listener, &of_thread));
         Self { address, shared }
     }
 
@@ -57,6 +59,11 @@ impl Proxy {
     /// Changes what becomes of what is sent from now on.
     pub fn set(&self, line: Line) {
         self.shared.line.store(line as u8, Ordering::SeqCst);
+    }
+
+    /// Brings the connections that come from now on to another server, as a name does that points elsewhere.
+    pub fn redirect(&self, server: &str) {
+        server.clone_into(&mut self.shared.server.lock().unwrap());
     }
 
     /// Breaks all connections there are.
@@ -82,7 +89,7 @@ impl Shared {
     }
 }
 
-fn accept(listener: &TcpListener, server: &str, shared: &Arc<Shared>) {
+fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
     for client in listener.incoming() {
         if shared.is_over.load(Ordering::SeqCst) {
             return;
@@ -91,6 +98,7 @@ fn accept(listener: &TcpListener, server: &str, shared: &Arc<Shared>) {
         if shared.is(Line::Down) {
             continue;
         }
+        let server = shared.server.lock().unwrap().clone();
         let Ok(server) = TcpStream::connect(server) else { continue };
         {
             let mut open = shared.open.lock().unwrap();

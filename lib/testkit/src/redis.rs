@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use crate::certificates::Certificates;
 use crate::process::{ServerProcess, free_port};
 use crate::wait::eventually;
 
@@ -16,6 +17,8 @@ pub struct RedisOptions {
     pub append_only: bool,
     /// What clients have to say, as the user `default`.
     pub password: Option<String>,
+    /// A further port on which TLS is spoken. No certificate is asked of clients.
+    pub tls: bool,
     /// Further arguments, such as `--maxmemory`, `100mb`.
     pub arguments: Vec<String>,
 }
@@ -25,6 +28,7 @@ pub struct RedisOptions {
 pub struct Redis {
     directory: tempfile::TempDir,
     port: u16,
+    tls_port: u16,
     options: RedisOptions,
     process: Option<ServerProcess>,
 }
@@ -45,7 +49,11 @@ impl Redis {
     /// A server that is not running yet.
     #[must_use]
     pub fn prepare(options: RedisOptions) -> Self {
-        Self { directory: tempfile::tempdir().unwrap(), port: free_port(), options, process: None }
+        let directory = tempfile::tempdir().unwrap();
+        if options.tls {
+            let _ = Certificates::make(directory.path());
+        }
+        Self { directory, port: free_port(), tls_port: free_port(), options, process: None }
     }
 
     /// Its port on 127.0.0.1.
@@ -63,8 +71,30 @@ impl Redis {
     /// Its `redis://` URL, with the password when there is one.
     #[must_use]
     pub fn uri(&self) -> String {
-        let password = self.options.password.as_ref().map_or(String::new(), |word| format!(":{word}@"));
-        format!("redis://{password}{}", self.host())
+        format!("redis://{}{}", self.credentials(), self.host())
+    }
+
+    /// The `host:port` where it speaks TLS.
+    #[must_use]
+    pub fn tls_host(&self) -> String {
+        assert!(self.options.tls, "it was not asked for TLS");
+        format!("127.0.0.1:{}", self.tls_port)
+    }
+
+    /// Its `rediss://` URL, with the password when there is one.
+    #[must_use]
+    pub fn tls_uri(&self) -> String {
+        format!("rediss://{}{}", self.credentials(), self.tls_host())
+    }
+
+    fn credentials(&self) -> String {
+        self.options.password.as_ref().map_or(String::new(), |word| format!(":{word}@"))
+    }
+
+    /// What it presents where it speaks TLS.
+    #[must_use]
+    pub fn certificates(&self) -> Certificates {
+        Certificates::in_directory(self.directory.path())
     }
 
     /// Where it keeps its files, and where a test may put what its further arguments name.
@@ -73,8 +103,19 @@ impl Redis {
         self.directory.path()
     }
 
+    /// Has the next start take further arguments.
+    pub fn add_arguments(&mut self, arguments: &[&str]) {
+        self.options.arguments.extend(arguments.iter().map(|argument| (*argument).to_owned()));
+    }
+
     /// Starts the server, again if it has run before: with the data that it has when it is append-only, else empty.
     pub async fn run(&mut self) {
+        self.launch();
+        eventually("Redis serves", async || self.serves().then_some(())).await;
+    }
+
+    /// The same without waiting: it may have much to read before it serves.
+    pub fn launch(&mut self) {
         assert!(self.process.is_none(), "it runs already");
         let mut command = Command::new("redis-server");
         command.current_dir(self.directory.path()).args([
@@ -93,9 +134,14 @@ impl Redis {
         if let Some(password) = &self.options.password {
             command.args(["--requirepass", password]);
         }
+        if self.options.tls {
+            let Certificates { authority, certificate, key } = self.certificates();
+            command.args(["--tls-port", &self.tls_port.to_string(), "--tls-auth-clients", "no"]);
+            command.arg("--tls-ca-cert-file").arg(authority);
+            command.arg("--tls-cert-file").arg(certificate).arg("--tls-key-file").arg(key);
+        }
         command.args(&self.options.arguments);
         self.process = Some(ServerProcess::start("Redis", self.directory.path(), &mut command));
-        eventually("Redis serves", async || self.serves().then_some(())).await;
     }
 
     fn serves(&mut self) -> bool {
