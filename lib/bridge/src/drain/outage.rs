@@ -33,7 +33,7 @@ impl Outage {
         }
     }
 
-    /// The same, silent about the connection itself.
+    /// The same, silent about the connection itself and what is said to whoever connects.
     pub(crate) fn of_refusals(address: &Address, what: &'static str, queue: &str) -> Self {
         Self { only_refusals: true, ..Self::new(address, what, queue) }
     }
@@ -44,7 +44,11 @@ impl Outage {
             // A server that was restarted: the scripts are given to it on the next connection.
             return PAUSE_MIN;
         }
-        if matches!(error, RedisError::Refused { .. }) || !self.only_refusals {
+        let is_ours = match error {
+            RedisError::Refused { refusal, .. } => !refusal.is_for_everybody(),
+            _ => false,
+        };
+        if is_ours || !self.only_refusals {
             self.tell(error.to_string());
         }
         let pause = self.pause;

@@ -8,11 +8,11 @@ use std::time::Duration;
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::ServerName;
 
-use crate::redis::{Address, RedisError, Reply};
+use crate::redis::{Address, RedisError, Reply, tls};
 
 /// Room for what one read of the socket brings.
 const READ_BYTES: usize = 256 << 10;
@@ -48,30 +48,51 @@ impl Dialer {
     /// # Cancel safety
     /// Cancel safe: the connection is closed.
     pub(crate) async fn connect(&self) -> Result<Connection, RedisError> {
-        let step = "connecting";
-        let socket = timeout(self.timeout, self.socket()).await;
-        let socket = socket.map_err(|_| RedisError::Timeout { step, timeout: self.timeout })??;
+        let socket = self.socket().await?;
         let mut connection =
             Connection { socket, inbound: BytesMut::new(), outbound: Vec::new(), timeout: self.timeout };
-        self.introduce(&mut connection).await?;
-        Ok(connection)
+        match self.introduce(&mut connection).await {
+            Ok(()) => Ok(connection),
+            Err(error) => Err(self.explain(error)),
+        }
     }
 
     async fn socket(&self) -> Result<Pin<Box<dyn Socket>>, RedisError> {
         let Address { host, port, .. } = &self.address;
         let name = host.trim_start_matches('[').trim_end_matches(']');
-        let failed = |step| move |source| RedisError::Io { step, source };
-        let stream = TcpStream::connect((name, *port)).await.map_err(failed("connecting"))?;
-        stream.set_nodelay(true).map_err(failed("connecting"))?;
+        let step = "connecting";
+        let ends_at = Instant::now() + self.timeout;
+        let stream = timeout_at(ends_at, TcpStream::connect((name, *port)))
+            .await
+            .map_err(|_| RedisError::Timeout { step, timeout: self.timeout })?
+            .and_then(|stream| stream.set_nodelay(true).map(|()| stream))
+            .map_err(|source| RedisError::Io { step, source })?;
         let Some(tls) = &self.tls else { return Ok(Box::pin(stream)) };
         let server = ServerName::try_from(name.to_owned()).map_err(|_| RedisError::Tls {
             reason: format!("{name:?} is no name that a certificate can carry"),
         })?;
-        let stream = tls
-            .connect(server, stream)
-            .await
-            .map_err(|error| RedisError::Tls { reason: error.to_string() })?;
-        Ok(Box::pin(stream))
+        match timeout_at(ends_at, tls.connect(server, stream)).await {
+            Ok(Ok(stream)) => Ok(Box::pin(stream)),
+            Ok(Err(error)) => Err(RedisError::Tls {
+                reason: tls::explain(&error).unwrap_or_else(|| format!("{error} ({})", tls::NOT_TLS)),
+            }),
+            // A server without TLS may take the greeting for the beginning of a command, and wait for the rest.
+            Err(_) => {
+                Err(RedisError::Tls { reason: format!("no answer in {:?} ({})", self.timeout, tls::NOT_TLS) })
+            }
+        }
+    }
+
+    /// Says more of what may happen to first words.
+    fn explain(&self, error: RedisError) -> RedisError {
+        match error {
+            RedisError::Io { step, source } if self.tls.is_some() => match tls::explain(&source) {
+                Some(reason) => RedisError::Tls { reason },
+                None => RedisError::Io { step, source },
+            },
+            RedisError::Io { step, source } => RedisError::HungUp { step, source },
+            other => other,
+        }
     }
 
     async fn introduce(&self, connection: &mut Connection) -> Result<(), RedisError> {
@@ -87,7 +108,7 @@ impl Dialer {
         }
         // Only for people; a server that does not know the command is as good.
         match connection.ask("CLIENT", &[b"CLIENT", b"SETNAME", self.name.as_bytes()]).await {
-            Err(RedisError::Refused { refusal, .. }) if refusal.kind() == "NOAUTH" => {
+            Err(RedisError::Refused { refusal, .. }) if refusal.turns_away() => {
                 Err(RedisError::Refused { command: "CLIENT", refusal })
             }
             Err(RedisError::Refused { .. }) | Ok(_) => Ok(()),

@@ -18,9 +18,14 @@ pub(crate) enum RedisError {
     /// It refused a command.
     #[error("{command}: {refusal}")]
     Refused { command: &'static str, refusal: Refusal },
-    /// TLS cannot be set up.
+    /// No connection can be had over TLS.
     #[error("TLS: {reason}")]
     Tls { reason: String },
+    /// It ended the connection over our first words.
+    #[error(
+        "{step}: {source} (it may want TLS at this port: then its host is written rediss://, not redis://)"
+    )]
+    HungUp { step: &'static str, source: io::Error },
 }
 
 /// An error reply.
@@ -36,6 +41,20 @@ impl Refusal {
     /// Scripts are gone from the server: it restarted or somebody flushed them.
     pub(crate) fn wants_scripts(&self) -> bool {
         self.kind() == "NOSCRIPT"
+    }
+
+    /// The server turns away this connection, whatever it is asked.
+    pub(crate) fn turns_away(&self) -> bool {
+        matches!(self.kind(), "NOAUTH" | "DENIED") || self.is_crowded()
+    }
+
+    /// Whoever connects is told the same: it is enough if one of our connections to the server tells of it.
+    pub(crate) fn is_for_everybody(&self) -> bool {
+        matches!(self.kind(), "WRONGPASS" | "LOADING") || self.turns_away()
+    }
+
+    fn is_crowded(&self) -> bool {
+        self.0.starts_with("ERR max number of clients")
     }
 
     fn lacks_scripts(&self) -> bool {
@@ -58,6 +77,10 @@ impl Refusal {
             "WRONGTYPE" => "another kind of value is at the key; the key of a queue must hold a list",
             "OOM" => "it is out of memory; waiting",
             "BUSY" => "a script is running there; waiting",
+            "DENIED" => {
+                "it takes connections from its own host alone; see protected-mode in its configuration"
+            }
+            "ERR" if self.is_crowded() => "it has as many as its maxclients; waiting",
             "ERR" if self.lacks_scripts() => {
                 "this server has no scripts; --claim=pop does without, and loses what it holds when it dies"
             }

@@ -2,8 +2,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+mod bad_elements;
 mod drain;
 mod outage;
 mod recovery;
+mod refusals;
 mod support;
+mod tls;
 mod whole;

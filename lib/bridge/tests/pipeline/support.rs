@@ -217,11 +217,16 @@ pub(crate) fn element(business: &str, id: u64) -> Vec<u8> {
 }
 
 pub(crate) async fn client(redis: &Redis) -> MultiplexedConnection {
+    eventually("a connection of the test", async || try_client(redis).await).await
+}
+
+/// A connection to a server that may not listen yet.
+async fn try_client(redis: &Redis) -> Option<MultiplexedConnection> {
     let config = AsyncConnectionConfig::new()
         .set_response_timeout(Some(PATIENCE))
         .set_connection_timeout(Some(PATIENCE));
     let client = redis::Client::open(redis.uri()).unwrap();
-    client.get_multiplexed_async_connection_with_config(&config).await.unwrap()
+    client.get_multiplexed_async_connection_with_config(&config).await.ok()
 }
 
 /// Pushes elements as applications do.

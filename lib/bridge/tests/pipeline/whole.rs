@@ -107,3 +107,64 @@ async fn a_peer_puts_back_what_a_dead_instance_held() {
     let report = second.stop().await;
     assert_eq!(report.claims_left, 0);
 }
+
+/// Nobody is told of what happens to sinks and peers meanwhile: what was known stands, and what is new is found afterwards.
+#[tokio::test(flavor = "multi_thread")]
+async fn elements_flow_while_zookeeper_is_away_for_longer_than_its_session_and_after_it_is_back() {
+    let (redis, mut zookeeper) = (Redis::start().await, ZooKeeper::start().await);
+    let (sink, late) = (Sink::start(&[]).await, Sink::start(&[]).await);
+    let mut client = client(&redis).await;
+    let keeper = Client::connect(&zookeeper.host()).await.unwrap();
+    announce(&keeper, "feed", &sink).await;
+    drop(keeper);
+    let (mut metrics, shutdown) = (Registry::default(), Shutdown::new());
+    let bridge =
+        Bridge::start(with_zookeeper(&redis, &zookeeper, "one"), &mut metrics, &shutdown).await.unwrap();
+    let mut next = 0..;
+    let mut more = || (&mut next).take(200).map(|id| element("feed", id)).collect::<Vec<_>>();
+    push(&mut client, more()).await;
+    sink.wait_for(200).await;
+    eventually("it is ready", async || bridge.ready().ok()).await;
+
+    zookeeper.kill();
+    push(&mut client, more()).await;
+    // First the connection is away, and once the session's time is over the session is given up.
+    eventually("the session is given up", async || {
+        bridge
+            .ready()
+            .is_err_and(|reason| reason.contains("ZooKeeper") && !reason.contains("away"))
+            .then_some(())
+    })
+    .await;
+    // A claim of a peer that may be alive: nobody can tell.
+    let () = redis::cmd("HSET")
+        .arg(&[key("claims").as_str(), "peer_x:1/run.0/0", "queue 1"])
+        .query_async(&mut client)
+        .await
+        .unwrap();
+    let held = key("claim:peer_x:1/run.0/0");
+    let () =
+        redis::cmd("RPUSH").arg(&held).arg(element("feed", 9999)).query_async(&mut client).await.unwrap();
+    for round in 2..8 {
+        push(&mut client, more()).await;
+        sink.wait_for((round + 1) * 200).await;
+    }
+    push(&mut client, vec![element("dark", 5000)]).await;
+    eventually("it is parked", async || (length(&mut client, &key("parked:dark")).await == 1).then_some(()))
+        .await;
+    assert_eq!(length(&mut client, &held).await, 1, "nobody is taken for dead");
+
+    zookeeper.run().await;
+    eventually("it is ready", async || bridge.ready().ok()).await;
+    let keeper = Client::connect(&zookeeper.host()).await.unwrap();
+    let marks = keeper.list_children("/flume_source/feed").await.unwrap();
+    assert!(marks.iter().any(|mark| mark.contains("_one:")), "{marks:?}");
+    announce(&keeper, "dark", &late).await;
+    late.wait_for(1).await;
+    push(&mut client, more()).await;
+    // The peer's mark is missing now that marks are known.
+    sink.wait_for(9 * 200 + 1).await;
+    wait_until_settled(&mut client).await;
+    let report = bridge.stop().await;
+    assert_eq!((report.claims_left, report.elements_lost), (0, 0));
+}
