@@ -3,6 +3,9 @@
 use std::io;
 use std::time::Duration;
 
+/// What a user of Redis has to be allowed.
+const RIGHTS: &str = "let this user run EVALSHA and SCRIPT LOAD and any command on keys, lists and hashes, and read and write the queue and its kiteq: keys";
+
 /// Why a server did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RedisError {
@@ -57,6 +60,11 @@ impl Refusal {
         self.0.starts_with("ERR max number of clients")
     }
 
+    /// A script was refused what it runs: in the words of version 7.0, and of later ones.
+    fn lacks_rights(&self) -> bool {
+        self.0.contains("The user executing the script can't") || self.0.contains("ACL failure in script")
+    }
+
     fn lacks_scripts(&self) -> bool {
         let text = self.0.to_ascii_lowercase();
         text.contains("unknown command") && (text.contains("script") || text.contains("evalsha"))
@@ -66,9 +74,7 @@ impl Refusal {
         Some(match self.kind() {
             "NOAUTH" => "give a password: redis://user:password@host:port",
             "WRONGPASS" => "check the user and password of this host",
-            "NOPERM" => {
-                "let this user run EVALSHA and SCRIPT LOAD, and read and write the queue and its kiteq: keys"
-            }
+            "NOPERM" => RIGHTS,
             "LOADING" => "it is reading its data; waiting",
             "READONLY" => "it is a replica; waiting for it to be promoted or its name to point elsewhere",
             "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" => "it is failing over; waiting",
@@ -81,6 +87,7 @@ impl Refusal {
                 "it takes connections from its own host alone; see protected-mode in its configuration"
             }
             "ERR" if self.is_crowded() => "it has as many as its maxclients; waiting",
+            "ERR" if self.lacks_rights() => RIGHTS,
             "ERR" if self.lacks_scripts() => {
                 "this server has no scripts; --claim=pop does without, and loses what it holds when it dies"
             }

@@ -31,8 +31,6 @@ end
 ";
 const MOVE_FAST: &str = "
 redis.call('SORT', KEYS[1], 'BY', 'nosort', 'LIMIT', 0, wanted, 'STORE', KEYS[3])
-redis.call('LTRIM', KEYS[1], wanted, -1)
-return {wanted, waiting - wanted}
 ";
 /// For servers whose SORT would load the whole list.
 const MOVE_ANY: &str = "
@@ -42,7 +40,15 @@ while first < wanted do
   redis.call('RPUSH', KEYS[3], unpack(redis.call('LRANGE', KEYS[1], first, last)))
   first = last + 1
 end
-redis.call('LTRIM', KEYS[1], wanted, -1)
+";
+/// What was copied leaves its list, or is no claim: a user who may not trim lists would get it again and again.
+const CLAIM_TAIL: &str = "
+local trimmed = redis.pcall('LTRIM', KEYS[1], wanted, -1)
+if trimmed.err then
+  redis.call('DEL', KEYS[3])
+  redis.call('HDEL', KEYS[2], ARGV[1])
+  return trimmed
+end
 return {wanted, waiting - wanted}
 ";
 
@@ -98,14 +104,17 @@ redis.call('HDEL', KEYS[1], ARGV[1])
 return elements
 ";
 
-/// The number of dead letters after this one, whose element goes to a list of its own; PARK_GONE as above.
+/// The number of dead letters after this one, whose element goes to a list of its own; PARK_GONE as above. It is tried again when the
+/// letter cannot be written: nothing is left behind then.
 ///
 /// KEYS claim, dead, oversize; ARGV index, letter.
 const OVERSIZE: &str = "
 local element = redis.call('LINDEX', KEYS[1], ARGV[1])
 if not element then return -2 end
 redis.call('RPUSH', KEYS[3], element)
-return redis.call('RPUSH', KEYS[2], ARGV[2])
+local letters = redis.pcall('RPUSH', KEYS[2], ARGV[2])
+if type(letters) == 'table' then redis.call('RPOP', KEYS[3]) end
+return letters
 ";
 
 /// How many parked elements of a business that is no longer served are left after some went back to the queue's head.
@@ -136,7 +145,7 @@ impl Script {
     fn text(self, fast: bool) -> String {
         let flags = if fast { FLAGS } else { "" };
         let body = match self {
-            Self::Claim => [CLAIM_HEAD, if fast { MOVE_FAST } else { MOVE_ANY }].concat(),
+            Self::Claim => [CLAIM_HEAD, if fast { MOVE_FAST } else { MOVE_ANY }, CLAIM_TAIL].concat(),
             Self::Settle => SETTLE.to_owned(),
             Self::Park => PARK.to_owned(),
             Self::PutBack => PUT_BACK.to_owned(),
@@ -199,4 +208,52 @@ async fn major_version(connection: &mut Connection) -> Result<u32, RedisError> {
     };
     let version = info.lines().find_map(|line| line.strip_prefix("redis_version:"));
     Ok(version.and_then(|version| version.split('.').next()?.parse().ok()).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use kiteq_testkit::Redis;
+
+    use super::*;
+    use crate::redis::{Address, Dialer, Reply};
+
+    async fn numbers(connection: &mut Connection, key: &str) -> Vec<usize> {
+        let words = [b"LRANGE".as_slice(), key.as_bytes(), b"0", b"-1"];
+        let Reply::Array(elements) = connection.ask("LRANGE", &words).await.unwrap() else {
+            panic!("a list")
+        };
+        elements.iter().map(|element| element.text().unwrap().parse().unwrap()).collect()
+    }
+
+    /// The scripts for older servers run on newer ones too.
+    #[tokio::test]
+    async fn a_claim_has_the_first_elements_in_their_order_on_servers_of_any_version() {
+        let redis = Redis::start().await;
+        let dialer = Dialer {
+            address: Address::parse(&redis.host()).unwrap(),
+            timeout: Duration::from_secs(10),
+            tls: None,
+            name: "test".into(),
+        };
+        let mut connection = dialer.connect().await.unwrap();
+        for fast in [true, false] {
+            connection.ask("DEL", &[b"DEL", b"queue", b"claims", b"claim"]).await.unwrap();
+            let texts: Vec<String> = (0..6000).map(|number: usize| number.to_string()).collect();
+            let words = [b"RPUSH".as_slice(), b"queue"].into_iter().chain(texts.iter().map(String::as_bytes));
+            connection.ask("RPUSH", &words.collect::<Vec<_>>()).await.unwrap();
+            let scripts = Scripts::load_as(&mut connection, fast).await.unwrap();
+            // Asked again, it is the same claim.
+            for _ in 0..2 {
+                let arguments: [&[u8]; 3] = [b"name", b"queue 1", b"2500"];
+                scripts.queue(&mut connection, Script::Claim, &["queue", "claims", "claim"], &arguments);
+                connection.flush().await.unwrap();
+                let counts = Reply::Array(vec![Reply::Integer(2500), Reply::Integer(3500)]);
+                assert_eq!(connection.reply().await.unwrap(), counts, "fast: {fast}");
+            }
+            assert_eq!(numbers(&mut connection, "claim").await, (0..2500).collect::<Vec<_>>());
+            assert_eq!(numbers(&mut connection, "queue").await, (2500..6000).collect::<Vec<_>>());
+        }
+    }
 }

@@ -1,5 +1,7 @@
 //! A server that serves and refuses: it reads its data, a user may not do this, too many are connected, another is the master.
 
+use std::time::Duration;
+
 use kiteq_bridge::BridgeConfig;
 use kiteq_testkit::{Log, Proxy, Redis, RedisOptions, eventually};
 use redis::aio::MultiplexedConnection;
@@ -19,6 +21,8 @@ async fn allow(client: &mut MultiplexedConnection, rules: &[&str]) {
 
 fn as_user(redis: &Redis) -> BridgeConfig {
     BridgeConfig {
+        // What was asked for and refused is waited for at a stop.
+        drain_timeout: Duration::from_millis(200),
         redis_hosts: vec![format!("redis://bridge:word@{}", redis.host())],
         ..config(redis, &["feed"])
     }
@@ -237,4 +241,52 @@ async fn replicate(master: &Redis, replica: &Redis) {
 async fn has_all(master: &mut MultiplexedConnection) {
     let copies: i64 = redis::cmd("WAIT").arg(1).arg(0).query_async(master).await.unwrap();
     assert_eq!(copies, 1);
+}
+
+/// Half of a claim must not be one: its elements would be sent, and stay in the queue, and be sent again, without end.
+#[tokio::test]
+async fn a_user_who_may_copy_elements_and_not_take_them_away_gets_none() {
+    let (redis, sink) = (Redis::start().await, Sink::start(&["feed"]).await);
+    let mut client = client(&redis).await;
+    allow(&mut client, &["on", "nopass", "~*", "+@all", "-ltrim"]).await;
+    let elements: Vec<_> = (0..350).map(|id| element("feed", id)).collect();
+    push(&mut client, elements.clone()).await;
+    let running = Running::start(as_user(&redis), &sink);
+    running.wait_for_trouble("let this user run").await;
+    has_failed(&mut client, 3).await;
+    assert!(list(&mut client, QUEUE).await == elements && sink.events().is_empty());
+    wait_until_settled(&mut client).await;
+    allow(&mut client, &["+ltrim"]).await;
+    sink.wait_for(350).await;
+    wait_until_settled(&mut client).await;
+    assert_eq!(sink.ids().len(), 350, "none twice");
+    running.stop().await;
+}
+
+/// The element is copied beside its letter, in one step, each time it is tried: a letter that cannot be written leaves no copy.
+#[tokio::test]
+async fn a_large_element_whose_letter_cannot_be_written_is_not_copied_again_and_again() {
+    let (redis, sink) = (Redis::start().await, Sink::start(&["feed"]).await);
+    let mut client = client(&redis).await;
+    let () = redis::cmd("SET").arg(key("dead")).arg("x").query_async(&mut client).await.unwrap();
+    push(&mut client, [vec![b'x'; 20 << 20]]).await;
+    let running = Running::start(config(&redis, &["feed"]), &sink);
+    has_failed(&mut client, 3).await;
+    assert_eq!(length(&mut client, &key("dead:oversize")).await, 0);
+    let () = redis::cmd("DEL").arg(key("dead")).query_async(&mut client).await.unwrap();
+    wait_until_settled(&mut client).await;
+    assert_eq!(dead(&mut client).await.len(), 1);
+    assert_eq!(length(&mut client, &key("dead:oversize")).await, 1);
+    running.stop().await;
+}
+
+/// Waits until so many calls of scripts have failed.
+async fn has_failed(client: &mut MultiplexedConnection, times: u64) {
+    eventually("it is tried again", async || {
+        let info: String = redis::cmd("INFO").arg("commandstats").query_async(client).await.unwrap();
+        let line = info.lines().find(|line| line.starts_with("cmdstat_evalsha:"))?;
+        let failed = line.split("failed_calls=").nth(1)?.split(',').next()?.parse::<u64>().unwrap();
+        (failed >= times).then_some(())
+    })
+    .await;
 }
