@@ -157,8 +157,11 @@ async fn elements_flow_while_zookeeper_is_away_for_longer_than_its_session_and_a
     zookeeper.run().await;
     eventually("it is ready", async || bridge.ready().ok()).await;
     let keeper = Client::connect(&zookeeper.host()).await.unwrap();
-    let marks = keeper.list_children("/flume_source/feed").await.unwrap();
-    assert!(marks.iter().any(|mark| mark.contains("_one:")), "{marks:?}");
+    eventually("its mark is there again", async || {
+        let marks = keeper.list_children("/flume_source/feed").await.unwrap();
+        marks.iter().any(|mark| mark.contains("_one:")).then_some(())
+    })
+    .await;
     announce(&keeper, "dark", &late).await;
     late.wait_for(1).await;
     push(&mut client, more()).await;
