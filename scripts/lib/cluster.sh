@@ -34,8 +34,6 @@ open_cluster_dir() {
     WORK_DIR=$CLUSTER_DIR
 }
 
-has_cluster() { [[ -f $CLUSTER_DIR/settings ]]; }
-
 # Assignments, and no declare: what load_settings reads them in is a function, where declare makes local variables.
 save_settings() {
     local node
@@ -217,7 +215,7 @@ launch_broker() {
 
 # start_node NODE: returns when it is ready.
 start_node() {
-    rm -f "$CLUSTER_DIR/$1.cut"
+    heal_node "$1"
     case $1 in
         registry) start_registry ;;
         mariadb) start_mariadb ;;
@@ -284,13 +282,15 @@ heal_node() {
 
 # choose_addresses: what NETNS asks for.
 choose_addresses() {
-    local node number=10
+    local node port number=10
+    PORTS=()
     for node in "${!NODE_PORTS[@]}"; do
-        if [[ -n $NETNS ]]; then
-            PORTS[$node]=${NODE_PORTS[$node]}
-        else
-            PORTS[$node]="$(free_port)"
+        port=${NODE_PORTS[$node]}
+        if [[ -z $NETNS ]]; then
+            # Free, and not given to another node just now.
+            until port="$(free_port)" && [[ " ${PORTS[*]} " != *" $port "* ]]; do :; done
         fi
+        PORTS[$node]=$port
     done
     for node in "${NODES[@]}"; do
         HOSTS[$node]=127.0.0.1

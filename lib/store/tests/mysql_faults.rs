@@ -5,6 +5,7 @@
 mod support;
 
 use std::collections::HashSet;
+use std::io::Write;
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -307,6 +308,48 @@ fn a_locked_row_does_not_hold_up_publishers() {
     assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
     drop(locked);
     until("both are settled", || rows(mariadb(), &name, "next_deliver_time>=1<<52") == 2);
+}
+
+#[test]
+fn the_victim_of_a_deadlock_is_tried_again() {
+    let server = MariaDb::start();
+    let store = Caller::open_mysql(&server.uri("kite", "timeout=60s"), OWNER);
+    let host = server.host();
+    let (host, port) = host.split_once(':').unwrap();
+    let mut other = Command::new("mariadb")
+        .args(["--no-defaults", "--user=root", "--protocol=tcp", "-h", host, "-P", port])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut input = other.stdin.take().unwrap();
+    let insert = |table: u32, ids: &str| {
+        format!(
+            "INSERT INTO kite_0.kite_msg_{table} (message_id,header,body,msg_type,topic,message_type,publish_group,`commit`,\
+             publish_time,expired_time,deliver_count,deliver_limit,kite_server,fail_groups,succ_groups,next_deliver_time) \
+             SELECT {ids},'','',17,'t','t','g',1,0,0,0,0,'else','[]','[]',0 FROM kite_0.seq_1_to_100;"
+        )
+    };
+    // The server gives up the transaction that has changed less: this one has a hundred rows.
+    let first = insert(1, &format!("IF(seq=1,'{}',seq)", id(1)));
+    writeln!(input, "START TRANSACTION; {first} SELECT GET_LOCK('first',0);").unwrap();
+    until("the other one holds its rows", || server.query("SELECT IS_FREE_LOCK('first')") == "0");
+    std::thread::scope(|scope| {
+        let publishing = scope.spawn(|| store.append(vec![plain(0), plain(1)]));
+        let waiting = "SELECT COUNT(*) FROM information_schema.INNODB_TRX WHERE trx_state='LOCK WAIT'";
+        until("the publish waits for it", || server.query(waiting) == "1");
+        let second = insert(0, &format!("IF(seq=1,'{}',seq)", id(0)));
+        writeln!(input, "{second} ROLLBACK;").unwrap();
+        drop(input);
+        assert!(other.wait().unwrap().success(), "the publish gave way, not the other one");
+        for (message, outcome) in publishing.join().unwrap() {
+            assert!(matches!(outcome, AppendOutcome::Stored(_)), "{}: {outcome:?}", message.id);
+        }
+    });
+    let deadlocks =
+        "SELECT VARIABLE_VALUE FROM information_schema.GLOBAL_STATUS WHERE VARIABLE_NAME='INNODB_DEADLOCKS'";
+    assert_eq!(server.query(deadlocks), "1");
+    assert_eq!(rows(&server, "kite", "1"), 2);
 }
 
 #[test]
