@@ -12,6 +12,8 @@ NODES=(registry mariadb "${BROKERS[@]}")
 
 # In settings.
 REGISTRY_KIND=zk NETNS='' TAKEOVER_GRACE=5s
+# Whether the namespaces that are there are this cluster's: there may be another one's.
+MADE_NAMESPACES=''
 declare -A HOSTS=() PORTS=()
 
 # MariaDB's cache.
@@ -38,7 +40,7 @@ open_cluster_dir() {
 save_settings() {
     local node
     {
-        printf '%s=%q\n' REGISTRY_KIND "$REGISTRY_KIND" NETNS "$NETNS" TAKEOVER_GRACE "$TAKEOVER_GRACE"
+        printf '%s=%q\n' REGISTRY_KIND "$REGISTRY_KIND" NETNS "$NETNS" TAKEOVER_GRACE "$TAKEOVER_GRACE" MADE_NAMESPACES "$MADE_NAMESPACES"
         for node in "${NODES[@]}"; do
             printf 'HOSTS[%s]=%q\n' "$node" "${HOSTS[$node]}"
         done
@@ -83,6 +85,7 @@ make_namespaces() {
         die "namespace $HUB is there already: a cluster with namespaces runs (stop it with $ROOT/scripts/cluster stop), or a killed one left it: ip netns list | grep -o '^kiteq-[a-z-]*' | xargs -n 1 ip netns delete"
     fi
     ip netns add "$HUB" || die "this machine does not let network namespaces be made; run without --netns"
+    MADE_NAMESPACES=yes
     ip -n "$HUB" link set lo up
     # Without an address of its own it has that of one of its ports, and another one when that port goes: nobody would reach
     # anybody for a while.
@@ -106,6 +109,7 @@ make_namespaces() {
 
 remove_namespaces() {
     local node
+    [[ -n $MADE_NAMESPACES ]] || return 0
     for node in "${BROKERS[@]}" registry; do
         ip netns delete "$(namespace_of "$node")" 2>/dev/null || true
     done
@@ -161,9 +165,6 @@ ready() { in_node "$1" http_ok "${PORTS[$1-http]}" /readyz "${HOSTS[$1]}"; }
 
 # stat_of BROKER: its /stat.
 stat_of() { in_node "$1" http_body "${PORTS[$1-http]}" /stat "${HOSTS[$1]}"; }
-
-# number_in STAT NAME: prints the first number of that name.
-number_in() { sed -n "s/^ *\"$2\": \([0-9]*\).*/\1/p" <<<"$1" | head -n 1; }
 
 start_mariadb() {
     local data="$CLUSTER_DIR/mariadb" run_as=()
@@ -318,7 +319,7 @@ stop_cluster() {
     for node in mariadb registry; do
         leave_node "$node"
     done
-    [[ -z $NETNS ]] || remove_namespaces
+    remove_namespaces
 }
 
 # What a cluster needs on this machine.

@@ -97,3 +97,19 @@ zookeeper_serves() {
     exec 3>&-
     [[ $answer == *Mode:* ]]
 }
+
+# settle_ledger BENCH SECONDS SEED: has a kiteq-bench end publishing, with its output in WORK_DIR/bench.log; an error when acked messages
+# are missing, or when it has not ended in time.
+settle_ledger() {
+    local bench=$1 waited status=0
+    say "stopping the producers; the consumers take what is left"
+    kill -TERM "$bench"
+    for ((waited = 0; waited < 10 * $2; waited++)); do
+        kill -0 "$bench" 2>/dev/null || break
+        sleep 0.1
+    done
+    kill -0 "$bench" 2>/dev/null && die "kiteq-bench has not ended $2 s after it was asked to"
+    wait "$bench" || status=$?
+    cat "$WORK_DIR/bench.log"
+    [[ $status -eq 0 ]] || die "messages that were acked are missing, or the run failed (kiteq-bench exit code $status; seed $3)"
+}

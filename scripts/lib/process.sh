@@ -112,3 +112,19 @@ http_body() {
     timeout 5 cat <&3 | sed '1,/^\r*$/d'
     exec 3>&-
 }
+
+# json_number NAME: prints the first number of that name in pretty JSON on standard input.
+json_number() { sed -n "/^ *\"$1\": [0-9]/{s/^ *\"$1\": \([0-9.]*\).*/\1/p;q}"; }
+
+now_ms() { echo $(($(date +%s%N) / 1000000)); }
+
+sleep_ms() { sleep "$(($1 / 1000)).$(printf '%03d' $(($1 % 1000)))"; }
+
+# pause_ms LEAST MOST: sleeps for a random time between.
+pause_ms() { sleep_ms $(($1 + RANDOM % ($2 - $1 + 1))); }
+
+# kill_later MS PID: SIGKILL after so long, in the background. KILLER fails when the process had ended by itself.
+kill_later() {
+    (sleep_ms "$1" && kill -KILL "$2") &
+    KILLER=$!
+}
