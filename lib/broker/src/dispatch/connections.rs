@@ -184,16 +184,19 @@ impl Connection {
 
     /// When the delivery went out that an answer is for.
     pub(crate) fn sent_at(&self, ack: Ack) -> Option<Instant> {
-        let flight = self.flights.get(opaque_distance(self.first_opaque, ack.opaque))?;
-        (flight.id_end == ack.id_end).then_some(flight.sent_at)
+        self.position_of(ack).map(|position| self.flights[position].sent_at)
+    }
+
+    /// Where the delivery stands that an answer is for.
+    fn position_of(&self, ack: Ack) -> Option<usize> {
+        let position = opaque_distance(self.first_opaque, ack.opaque);
+        (self.flights.get(position)?.id_end == ack.id_end).then_some(position)
     }
 
     /// Takes an answer.
     pub(crate) fn answer(&mut self, ack: Ack) -> Answered {
-        let index = opaque_distance(self.first_opaque, ack.opaque);
-        let Some(flight) = self.flights.get_mut(index).filter(|flight| flight.id_end == ack.id_end) else {
-            return Answered::Unknown;
-        };
+        let Some(position) = self.position_of(ack) else { return Answered::Unknown };
+        let flight = &mut self.flights[position];
         let taken = *flight;
         flight.state = FlightState::Answered;
         let answered = match taken.state {
