@@ -14,6 +14,15 @@ async fn set(client: &mut MultiplexedConnection, setting: &str, value: &str) {
     let () = redis::cmd("CONFIG").arg(&["SET", setting, value]).query_async(client).await.unwrap();
 }
 
+/// One command each: between the commands of its file a server that loads looks after its clients, and may be told to dawdle.
+async fn push_singly(client: &mut MultiplexedConnection, count: u64) {
+    let mut pushes = redis::pipe();
+    (0..count).for_each(|id| {
+        pushes.rpush(QUEUE, element("feed", id)).ignore();
+    });
+    let () = pushes.query_async(client).await.unwrap();
+}
+
 /// Changes what the user `bridge` may do.
 async fn allow(client: &mut MultiplexedConnection, rules: &[&str]) {
     let () = redis::cmd("ACL").arg(&["SETUSER", "bridge"]).arg(rules).query_async(client).await.unwrap();
@@ -33,12 +42,7 @@ async fn a_server_that_reads_its_data_is_said_once_and_waited_for() {
     let options = RedisOptions { append_only: true, ..RedisOptions::default() };
     let (mut redis, sink) = (Redis::start_with(options).await, Sink::start(&["feed"]).await);
     let mut before = client(&redis).await;
-    // One command each: between the commands of its file a server that loads looks after its clients, and may be told to dawdle.
-    let mut pushes = redis::pipe();
-    (0..10_000).for_each(|id| {
-        pushes.rpush(QUEUE, element("feed", id)).ignore();
-    });
-    let () = pushes.query_async(&mut before).await.unwrap();
+    push_singly(&mut before, 10_000).await;
     redis.kill();
     redis.add_arguments(&["--key-load-delay", "300"]);
     let (log, _guard) = Log::capture();
@@ -69,11 +73,7 @@ async fn a_restart_that_takes_its_time_in_the_middle_loses_nothing() {
     };
     let (mut redis, sink) = (Redis::start_with(options).await, Sink::start(&["feed"]).await);
     let mut before = client(&redis).await;
-    let mut pushes = redis::pipe();
-    (0..10_000).for_each(|id| {
-        pushes.rpush(QUEUE, element("feed", id)).ignore();
-    });
-    let () = pushes.query_async(&mut before).await.unwrap();
+    push_singly(&mut before, 10_000).await;
     let (log, _guard) = Log::capture();
     let running = Running::start(config(&redis, &["feed"]), &sink);
     eventually("some arrive", async || (sink.ids().len() >= 2000).then_some(())).await;
@@ -99,11 +99,7 @@ async fn a_user_who_may_not_run_scripts_is_said_until_it_may() {
     assert!(trouble.contains("NOPERM") && trouble.contains(&redis.host()), "{trouble}");
     assert_eq!((length(&mut client, QUEUE).await, sink.events().len()), (100, 0));
     allow(&mut client, &["+@scripting"]).await;
-    sink.wait_for(100).await;
-    wait_until_settled(&mut client).await;
-    running.wait_until_ready().await;
-    assert_eq!(sink.ids().len(), 100, "none twice");
-    running.stop().await;
+    running.finish(&sink, &mut client, 100).await;
 }
 
 #[tokio::test]
@@ -124,11 +120,7 @@ async fn a_user_who_may_not_touch_a_key_is_said_until_it_may() {
     running.wait_for_trouble("NOPERM").await;
     // The two are all that it needs.
     allow(&mut client, &[&queue]).await;
-    sink.wait_for(350).await;
-    wait_until_settled(&mut client).await;
-    running.wait_until_ready().await;
-    assert_eq!(sink.ids().len(), 350, "none twice");
-    running.stop().await;
+    running.finish(&sink, &mut client, 350).await;
 }
 
 #[tokio::test]
@@ -257,10 +249,7 @@ async fn a_user_who_may_copy_elements_and_not_take_them_away_gets_none() {
     assert!(list(&mut client, QUEUE).await == elements && sink.events().is_empty());
     wait_until_settled(&mut client).await;
     allow(&mut client, &["+ltrim"]).await;
-    sink.wait_for(350).await;
-    wait_until_settled(&mut client).await;
-    assert_eq!(sink.ids().len(), 350, "none twice");
-    running.stop().await;
+    running.finish(&sink, &mut client, 350).await;
 }
 
 /// The element is copied beside its letter, in one step, each time it is tried: a letter that cannot be written leaves no copy.

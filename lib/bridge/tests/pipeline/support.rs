@@ -169,6 +169,15 @@ impl Running {
     pub(crate) async fn wait_until_ready(&self) {
         eventually("the bridge is ready", async || self.bridge.ready().ok()).await;
     }
+
+    /// Waits until `count` elements have come, each once, with nothing of them left in Redis, and all is well again; and ends it.
+    pub(crate) async fn finish(self, sink: &Sink, client: &mut MultiplexedConnection, count: usize) {
+        sink.wait_for(count).await;
+        wait_until_settled(client).await;
+        self.wait_until_ready().await;
+        assert_eq!(sink.ids().len(), count, "none twice");
+        self.stop().await;
+    }
 }
 
 /// A bridge in a runtime of its own, which can die without a word.

@@ -43,11 +43,7 @@ async fn elements_arrive_over_tls_with_and_without_a_password() {
         let mut client = client(&redis).await;
         push(&mut client, (0..3000).map(|id| element("feed", id))).await;
         let running = Running::start(trusting(&redis, redis.tls_uri(), &redis), &sink);
-        sink.wait_for(3000).await;
-        wait_until_settled(&mut client).await;
-        running.wait_until_ready().await;
-        assert_eq!(sink.ids().len(), 3000, "none twice");
-        running.stop().await;
+        running.finish(&sink, &mut client, 3000).await;
     }
 }
 
