@@ -2,8 +2,8 @@
 //!
 //! An owner is gone when it is an earlier run of this very instance (the same mark, or the same host and instance and no such process),
 //! or when its mark has been missing in ZooKeeper for the grace period while ZooKeeper was known. Claims go back newest first, each to
-//! the head of its list, so that the old order is restored. Each is put back in one step and only while it is held: several instances
-//! may do this at once.
+//! the head of its list, so that the old order is restored. Each step of it is one script, which does nothing when the claim is not held
+//! any more: several instances may do this at once.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -26,6 +26,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const SEARCH_EVERY: Duration = Duration::from_secs(10);
 /// Elements of a business that is no longer served which go back in one step.
 const UNPARK_ELEMENTS: &str = "1000";
+/// Elements that are moved in one step when a claim goes back: some milliseconds of Redis's time.
+const PUT_BACK_ELEMENTS: &str = "10000";
 
 /// What was put back.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -65,23 +67,46 @@ async fn put_back(
     held.sort_by(|a, b| (&b.owner, b.number).cmp(&(&a.owner, a.number)));
     let mut done = PutBack::default();
     for claim in held {
-        let names = [keys.claims(), keys.claim(&claim.name), keys.source(&claim.source)];
-        let names = names.each_ref().map(String::as_str);
-        scripts.queue(connection, Script::PutBack, &names, &[claim.name.as_bytes(), claim.value.as_bytes()]);
-        connection.flush().await?;
-        match connection.reply().await? {
-            Reply::Error(refusal) => {
-                return Err(RedisError::Refused { command: "putting back a claim", refusal });
-            }
-            reply => {
-                if let Ok(elements) = u64::try_from(reply.integer().unwrap_or(-1)) {
-                    done.claims += 1;
-                    done.elements += elements;
-                }
-            }
+        if let Some(elements) = put_back_claim(connection, scripts, keys, &claim).await? {
+            done.claims += 1;
+            done.elements += elements;
         }
     }
     Ok(done)
+}
+
+/// Puts back one claim. Gives the elements in it, or nothing when somebody else has done it.
+async fn put_back_claim(
+    connection: &mut Connection,
+    scripts: &Scripts,
+    keys: &Keys,
+    claim: &Held,
+) -> Result<Option<u64>, RedisError> {
+    let names = [keys.claims(), keys.claim(&claim.name), keys.back(&claim.name), keys.source(&claim.source)];
+    let names = names.each_ref().map(String::as_str);
+    let arguments = [claim.name.as_bytes(), claim.value.as_bytes(), PUT_BACK_ELEMENTS.as_bytes()];
+    let mut elements = None;
+    loop {
+        scripts.queue(connection, Script::PutBack, &names, &arguments);
+        connection.flush().await?;
+        let step = match connection.reply().await? {
+            Reply::Error(refusal) => {
+                return Err(RedisError::Refused { command: "putting back a claim", refusal });
+            }
+            Reply::Array(numbers) => numbers.iter().filter_map(Reply::integer).collect::<Vec<_>>(),
+            _ => Vec::new(),
+        };
+        let [left, is_done] = step[..] else {
+            return Err(RedisError::Protocol {
+                reason: "putting back is not answered two numbers".to_owned(),
+            });
+        };
+        // The first step sees all of it.
+        elements = elements.or(u64::try_from(left).ok());
+        if is_done == 1 {
+            return Ok(elements);
+        }
+    }
 }
 
 async fn held(connection: &mut Connection, keys: &Keys) -> Result<Vec<Held>, RedisError> {
@@ -257,8 +282,9 @@ impl Warden {
         queue.progress.found_parked(parked);
         // A key of another type is the drain's to complain about.
         let Some(length) = length else { return Ok(()) };
-        self.metrics.queue_length.get_or_create(&queue.labels).set(length);
         queue.progress.waiting.store(u64::try_from(length).unwrap_or(0), Ordering::Relaxed);
+        let waiting = i64::try_from(queue.progress.all_waiting()).unwrap_or(i64::MAX);
+        self.metrics.queue_length.get_or_create(&queue.labels).set(waiting);
         Ok(())
     }
 

@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 
 use crate::config::ClaimMode;
 use crate::deliver::{Deliver, Undeliverable};
-use crate::drain::claims::{Claims, Slot, Span, Spans};
+use crate::drain::claims::{Claims, Settlement, Slot, Span, Spans};
 use crate::drain::keeper::{Job, Keeper, Kept};
 use crate::drain::lane::{Lane, Offered, Parcel};
 use crate::drain::link::Reader;
@@ -75,7 +75,7 @@ pub(crate) struct Intake<D> {
     accounted_bytes: usize,
     /// The current time, as of the last turn.
     now: Instant,
-    /// Whether the last claim of the queue got less than it asked for.
+    /// Whether the last claim of the queue had less than one page may have.
     pub(crate) source_empty: bool,
     /// Whether a claim was answered since somebody looked.
     pub(crate) is_answered: bool,
@@ -206,22 +206,23 @@ impl<D: Deliver> Intake<D> {
             }
             Err(Undeliverable) => {
                 metrics.undelivered.get_or_create(&labels).inc_by(events);
-                lane.to_park.extend(&parcel.spans);
+                lane.to_park.extend(parcel.spans.iter());
             }
         }
     }
 
     fn settle(&mut self) {
-        let mut settled = Vec::new();
-        for slot in self.claims.take_done() {
-            let Some(claim) = self.claims.get(slot) else { continue };
+        let mut settled = self.claims.take_done();
+        settled.retain(|settlement| {
+            let claim = settlement.pages.first().and_then(|slot| self.claims.claim_of(*slot));
             // Nothing was claimed, or there is no claim in Redis.
-            if claim.elements == Some(0) || self.context.mode == ClaimMode::Pop {
-                self.claims.close(slot);
-            } else {
-                settled.push((slot, claim.number));
+            let is_in_redis = self.context.mode == ClaimMode::Script
+                && claim.is_some_and(|claim| claim.elements != Some(0));
+            if !is_in_redis {
+                self.claims.close(settlement);
             }
-        }
+            is_in_redis
+        });
         if !settled.is_empty() {
             self.keeper.give(Job::Settle(settled));
         }
@@ -247,9 +248,8 @@ impl<D: Deliver> Intake<D> {
                 self.keeper.give(Job::ParkValues { lane: place, values, spans });
                 continue;
             }
-            for (slot, spans) in spans.by_claim() {
-                let Some(claim) = self.claims.get(slot) else { continue };
-                self.keeper.give(Job::Park { lane: place, number: claim.number, spans });
+            for (claim, spans, ranges) in self.claims.ranges(&spans) {
+                self.keeper.give(Job::Park { lane: place, claim, spans, ranges });
             }
         }
     }
@@ -282,17 +282,17 @@ impl<D: Deliver> Intake<D> {
     /// Redis has done a job.
     pub(crate) fn kept(&mut self, Kept { job, answer }: Kept) {
         match job {
-            Job::Settle(claims) => self.settled(&claims, answer),
+            Job::Settle(settled) => self.settled(&settled, answer),
             Job::Dead { letters, spans } => {
                 self.kept_bytes -= letters.iter().map(Vec::len).sum::<usize>();
                 self.dead_letters = u64::try_from(answer).unwrap_or(0);
                 self.claims.finish(spans.iter());
             }
-            Job::Oversize { slot, index, .. } => {
+            Job::Oversize { span, .. } => {
                 if answer != PARK_GONE {
                     self.dead_letters = u64::try_from(answer).unwrap_or(0);
                 }
-                self.claims.finish(std::iter::once(Span { slot, first: index, count: 1 }));
+                self.claims.finish([span]);
             }
             Job::Park { lane, spans, .. } => self.parked(lane, &spans, answer),
             Job::ParkValues { lane, values, spans } => {
@@ -305,18 +305,18 @@ impl<D: Deliver> Intake<D> {
         }
     }
 
-    fn settled(&mut self, claims: &[(Slot, u64)], held: i64) {
-        let taken = i64::try_from(claims.len()).unwrap_or(i64::MAX) - held;
+    fn settled(&mut self, settled: &[Settlement], held: i64) {
+        let taken = i64::try_from(settled.len()).unwrap_or(i64::MAX) - held;
         if taken > 0 {
             tracing::warn!(
                 queue = %self.context.keys.queue,
                 "{taken} claims were put back by another instance, which took this one for dead: elements arrive twice"
             );
         }
-        for &(slot, _) in claims {
-            self.claims.close(slot);
+        for settlement in settled {
+            let ended = self.claims.close(settlement);
+            self.context.progress.settled.fetch_add(u64::from(ended), Ordering::Relaxed);
         }
-        self.context.progress.settled.fetch_add(claims.len() as u64, Ordering::Relaxed);
     }
 
     fn parked(&mut self, place: usize, spans: &[Span], answer: i64) {
@@ -401,9 +401,13 @@ impl<D: Deliver> Intake<D> {
         }
     }
 
+    fn is_of_queue(&self, slot: Slot) -> bool {
+        self.claims.claim_of(slot).is_some_and(|claim| claim.source == Source::Queue)
+    }
+
     #[inline]
     fn began(lane: &mut Lane, claims: &Claims, slot: Slot, now: Instant) {
-        lane.began(|| claims.get(slot).map_or(now, |claim| claim.claimed_at), now);
+        lane.began(|| claims.page(slot).map_or(now, |page| page.asked_at), now);
     }
 }
 
@@ -412,26 +416,18 @@ impl<D: Deliver> Reader for Intake<D> {
         &mut self.claims
     }
 
-    fn claimed(&mut self, slot: Slot, elements: usize, left: usize) {
+    fn claimed(&mut self, slot: Slot, elements: u64) {
         self.is_answered = true;
-        let Some(claim) = self.claims.get_mut(slot) else { return };
-        let wanted = claim.wanted;
-        claim.elements = Some(u32::try_from(elements).unwrap_or(u32::MAX));
-        let progress = &self.context.progress;
-        match &claim.source {
-            Source::Queue => {
-                progress.waiting.store(left as u64, Ordering::Relaxed);
-                progress.popped.fetch_add(elements as u64, Ordering::Relaxed);
-                self.context.popped.inc_by(elements as u64);
-                self.source_empty = elements < wanted;
-            }
-            Source::Parked(business) => {
-                if let Some(lane) = self.lanes.iter_mut().find(|lane| *lane.name == **business) {
-                    lane.may_have_parked = left > 0;
-                }
+        let Some(wanted) = self.claims.page(slot).map(|page| page.wanted) else { return };
+        self.claims.answered(slot, elements);
+        let taken = self.claims.page(slot).map_or(0, |page| page.wanted);
+        if self.is_of_queue(slot) {
+            self.source_empty = taken < wanted;
+            if self.context.mode == ClaimMode::Script {
+                self.context.progress.waiting.store(0, Ordering::Relaxed);
             }
         }
-        self.context.rate.give_back(wanted.saturating_sub(elements));
+        self.context.rate.give_back((wanted - taken) as usize);
     }
 
     #[inline]
@@ -446,23 +442,30 @@ impl<D: Deliver> Reader for Intake<D> {
         self.count_dead(rejection.reason);
         let list = self.context.keys.dead_oversize();
         let letter = letter::without_element(&rejection, &self.context.mark, bytes, &list);
-        let number = self.claims.get(slot).map_or(0, |claim| claim.number);
-        self.keeper.give(Job::Oversize { slot, number, index, letter });
+        let span = Span { slot, first: index, count: 1 };
+        let claim = self.claims.page(slot).map_or(0, |page| page.claim);
+        let (place, _) = self.claims.range(span);
+        self.keeper.give(Job::Oversize { span, claim, place, letter });
     }
 
     fn ended(&mut self, slot: Slot) {
-        let Some(claim) = self.claims.get(slot) else { return };
-        let read = claim.read;
-        match claim.elements {
-            None => self.claimed(slot, read as usize, 0),
-            Some(elements) if elements > read => {
-                tracing::warn!(
-                    queue = %self.context.keys.queue,
-                    "a claim was put back by another instance while it was read: {} elements go there",
-                    elements - read
-                );
-            }
-            Some(_) => {}
+        let Some((read, missing)) = self.claims.page(slot).map(|page| (page.read, page.wanted > page.read))
+        else {
+            return;
+        };
+        let is_known = self.claims.claim_of(slot).is_some_and(|claim| claim.elements.is_some());
+        if !is_known {
+            // Popped: what came is all there is.
+            self.claimed(slot, u64::from(read));
+        } else if missing && self.claims.is_gone(slot) {
+            tracing::warn!(
+                queue = %self.context.keys.queue,
+                "a claim was put back by another instance while it was read: the rest of its elements goes there"
+            );
+        }
+        if self.is_of_queue(slot) {
+            self.context.progress.popped.fetch_add(u64::from(read), Ordering::Relaxed);
+            self.context.popped.inc_by(u64::from(read));
         }
         self.claims.read_all(slot);
     }

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::ClaimMode;
-use crate::drain::claims::{Slot, Span, Spans};
+use crate::drain::claims::{Range, Settlement, Span, Spans};
 use crate::drain::outage::Outage;
 use crate::redis::{Connection, Dialer, Keys, Owner, RedisError, Refusal, Reply, Script, Scripts, unix_ms};
 
@@ -24,14 +24,14 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Something to be written.
 #[derive(Debug)]
 pub(crate) enum Job {
-    /// These claims are done.
-    Settle(Vec<(Slot, u64)>),
+    /// These heads of claims are done.
+    Settle(Vec<Settlement>),
     /// Dead letters of these elements.
     Dead { letters: Vec<Vec<u8>>, spans: Spans },
     /// The dead letter of an element that stays in Redis.
-    Oversize { slot: Slot, number: u64, index: u32, letter: Vec<u8> },
+    Oversize { span: Span, claim: u64, place: i64, letter: Vec<u8> },
     /// Elements of a claim that wait for sinks of a business.
-    Park { lane: usize, number: u64, spans: Vec<Span> },
+    Park { lane: usize, claim: u64, spans: Vec<Span>, ranges: Vec<Range> },
     /// The same without a claim to copy them from.
     ParkValues { lane: usize, values: Vec<Vec<u8>>, spans: Spans },
     /// How many dead letters there are.
@@ -216,15 +216,15 @@ fn job_command(job: &Job) -> &'static str {
 impl KeeperContext {
     fn queue(&self, job: &Job, connection: &mut Connection, scripts: &Scripts) {
         match job {
-            Job::Settle(claims) => self.queue_settle(claims, connection, scripts),
+            Job::Settle(settled) => self.queue_settle(settled, connection, scripts),
             Job::Dead { letters, .. } => push(connection, &self.keys.dead(), letters),
-            Job::Oversize { number, index, letter, .. } => {
-                let keys = [self.claim_key(*number), self.keys.dead(), self.keys.dead_oversize()];
-                let index = index.to_string();
-                scripts.queue(connection, Script::Oversize, &refs(&keys), &[index.as_bytes(), letter]);
+            Job::Oversize { claim, place, letter, .. } => {
+                let keys = [self.claim_key(*claim), self.keys.dead(), self.keys.dead_oversize()];
+                let place = place.to_string();
+                scripts.queue(connection, Script::Oversize, &refs(&keys), &[place.as_bytes(), letter]);
             }
-            Job::Park { lane, number, spans, .. } => {
-                self.queue_park(*lane, *number, spans, connection, scripts);
+            Job::Park { lane, claim, ranges, .. } => {
+                self.queue_park(*lane, *claim, ranges, connection, scripts);
             }
             Job::ParkValues { lane, values, .. } => {
                 push(connection, &self.keys.parked(&self.businesses[*lane]), values);
@@ -236,32 +236,34 @@ impl KeeperContext {
         }
     }
 
-    fn claim_key(&self, number: u64) -> String {
-        self.keys.claim(&self.owner.claim(number))
+    fn claim_key(&self, claim: u64) -> String {
+        self.keys.claim(&self.owner.claim(claim))
     }
 
-    fn queue_settle(&self, claims: &[(Slot, u64)], connection: &mut Connection, scripts: &Scripts) {
-        let names: Vec<String> = claims.iter().map(|(_, number)| self.owner.claim(*number)).collect();
+    fn queue_settle(&self, settled: &[Settlement], connection: &mut Connection, scripts: &Scripts) {
         let mut keys = vec![self.keys.claims()];
-        keys.extend(names.iter().map(|name| self.keys.claim(name)));
-        let names: Vec<&[u8]> = names.iter().map(String::as_bytes).collect();
-        scripts.queue(connection, Script::Settle, &refs(&keys), &names);
+        let mut arguments = Vec::new();
+        for Settlement { claim, keep, .. } in settled {
+            keys.push(self.claim_key(*claim));
+            arguments.extend([self.owner.claim(*claim), keep.to_string()]);
+        }
+        let arguments: Vec<&[u8]> = arguments.iter().map(String::as_bytes).collect();
+        scripts.queue(connection, Script::Settle, &refs(&keys), &arguments);
     }
 
     fn queue_park(
         &self,
         lane: usize,
-        number: u64,
-        spans: &[Span],
+        claim: u64,
+        ranges: &[Range],
         connection: &mut Connection,
         scripts: &Scripts,
     ) {
         let business = &self.businesses[lane];
-        let keys = [self.claim_key(number), self.keys.parked(business), self.keys.parked_businesses()];
+        let keys = [self.claim_key(claim), self.keys.parked(business), self.keys.parked_businesses()];
         let mut arguments = vec![self.parked_max.to_string(), business.clone(), unix_ms().to_string()];
-        for span in spans {
-            arguments.push(span.first.to_string());
-            arguments.push((span.first + span.count - 1).to_string());
+        for (first, last) in ranges {
+            arguments.extend([first.to_string(), last.to_string()]);
         }
         let arguments: Vec<&[u8]> = arguments.iter().map(String::as_bytes).collect();
         scripts.queue(connection, Script::Park, &refs(&keys), &arguments);

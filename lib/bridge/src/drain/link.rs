@@ -1,7 +1,8 @@
 //! The connection on which a drain claims and reads.
 //!
-//! Claims are asked for ahead; their elements are read from the socket's buffer one by one. When the connection breaks, what was
-//! asked for and not read to its end is asked for again on the next one: a claim by the same name is the same claim.
+//! Pages are asked for ahead, the first of a claim together with the claim; their elements are read from the socket's buffer one by
+//! one. When the connection breaks, what was asked for and not read to its end is asked for again on the next one: a claim by the same
+//! name is the same claim.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -49,13 +50,13 @@ pub(crate) enum LinkEvent {
 /// What reading gives.
 pub(crate) trait Reader {
     fn claims(&mut self) -> &mut Claims;
-    /// A claim has so many elements, and so many are left at its source.
-    fn claimed(&mut self, slot: Slot, elements: usize, left: usize);
-    /// The next element of a claim.
+    /// The claim of this page has so many elements.
+    fn claimed(&mut self, slot: Slot, elements: u64);
+    /// The next element of a page.
     fn element(&mut self, slot: Slot, index: u32, bytes: &[u8]);
-    /// The next element of a claim is too large to be held.
+    /// The next element of a page is too large to be held.
     fn oversize(&mut self, slot: Slot, index: u32, bytes: usize);
-    /// All elements of a claim have been given.
+    /// All elements of a page have been given.
     fn ended(&mut self, slot: Slot);
     /// Whether no more may be read now.
     fn is_full(&self) -> bool;
@@ -97,7 +98,7 @@ impl Link {
         matches!(self.state, State::Up(_))
     }
 
-    /// Claims that were asked for and not read to their end.
+    /// Pages that were asked for and not read to their end.
     pub(crate) fn unread(&self) -> usize {
         self.expected.iter().filter(|expected| matches!(expected, Expected::Elements(_))).count()
     }
@@ -164,10 +165,11 @@ impl Link {
         unread.collect()
     }
 
-    /// Queues what it takes to read a claim that is open: to claim it, unless Redis has said that it is ours, and its elements from
-    /// where reading stands.
+    /// Queues what it takes to read a page: to make its claim, unless Redis has said that it is ours, and its elements from where
+    /// reading stands.
     pub(crate) fn ask(&mut self, slot: Slot, claims: &Claims) {
-        let (State::Up(connected), Some(claim)) = (&mut self.state, claims.get(slot)) else { return };
+        let State::Up(connected) = &mut self.state else { return };
+        let Some((page, claim)) = claims.page(slot).zip(claims.claim_of(slot)) else { return };
         let (connection, scripts) = &mut **connected;
         if self.expected.is_empty() {
             self.progress_at = Instant::now();
@@ -175,20 +177,25 @@ impl Link {
         let LinkContext { keys, owner, mode, .. } = &self.context;
         let source = keys.source(&claim.source);
         if *mode == ClaimMode::Pop {
-            connection.queue(&[b"LPOP", source.as_bytes(), claim.wanted.to_string().as_bytes()]);
+            connection.queue(&[b"LPOP", source.as_bytes(), page.wanted.to_string().as_bytes()]);
             self.expected.push_back(Expected::Elements(slot));
             return;
         }
-        let name = owner.claim(claim.number);
+        let name = owner.claim(page.claim);
         let key = keys.claim(&name);
-        if claim.elements.is_none() {
+        let from = page.first + u64::from(page.read);
+        let to = page.first + u64::from(page.wanted.max(1)) - 1;
+        // Nothing of a claim is settled before its length is known: until then places are counted from its head.
+        let (from, to) = if claim.elements.is_none() {
             let value = format!("{} {}", claim.source.text(), unix_ms());
-            let wanted = claim.wanted.to_string();
-            let arguments = [name.as_bytes(), value.as_bytes(), wanted.as_bytes()];
+            let arguments = [name.as_bytes(), value.as_bytes()];
             scripts.queue(connection, Script::Claim, &[&source, &keys.claims(), &key], &arguments);
             self.expected.push_back(Expected::Claim(slot));
-        }
-        connection.queue(&[b"LRANGE", key.as_bytes(), claim.read.to_string().as_bytes(), b"-1"]);
+            (from.to_string(), to.to_string())
+        } else {
+            (claim.place_from_end(from).to_string(), claim.place_from_end(to).to_string())
+        };
+        connection.queue(&[b"LRANGE", key.as_bytes(), from.as_bytes(), to.as_bytes()]);
         self.expected.push_back(Expected::Elements(slot));
     }
 
@@ -249,17 +256,13 @@ fn open(context: &LinkContext) -> Opening {
 fn read_claim(connection: &mut Connection, slot: Slot, reader: &mut impl Reader) -> Result<bool, RedisError> {
     let Some((reply, len)) = Reply::parse(connection.inbound())? else { return Ok(false) };
     connection.consume(len);
-    let counts = match &reply {
-        Reply::Error(refusal) => {
-            return Err(RedisError::Refused { command: "claiming", refusal: refusal.clone() });
-        }
-        Reply::Array(counts) => counts.iter().filter_map(Reply::integer).collect::<Vec<_>>(),
-        _ => Vec::new(),
-    };
-    let [elements, left] = counts[..] else {
+    if let Reply::Error(refusal) = reply {
+        return Err(RedisError::Refused { command: "claiming", refusal });
+    }
+    let Some(elements) = reply.integer().and_then(|elements| u64::try_from(elements).ok()) else {
         return Err(RedisError::Protocol { reason: format!("a claim is answered {reply:?}") });
     };
-    reader.claimed(slot, usize::try_from(elements).unwrap_or(0), usize::try_from(left).unwrap_or(0));
+    reader.claimed(slot, elements);
     Ok(true)
 }
 
@@ -311,7 +314,7 @@ fn read_into(
             }
         },
     };
-    let first = reader.claims().get(slot).map_or(0, |claim| claim.read);
+    let first = reader.claims().page(slot).map_or(0, |page| page.read);
     let mut index = first;
     let wanted = take_elements(bytes, at, &mut left, &mut index, slot, reading, element_bytes_max, reader);
     // Also when it went wrong further on: what was taken has a fate.

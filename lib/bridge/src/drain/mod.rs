@@ -2,10 +2,10 @@
 //!
 //! A drain owns all that belongs to its queue: the connection that it claims and reads on (`link`), the batches and the table of claims
 //! (`intake`), the writer of settled claims, dead letters and parked elements (`keeper`). It works in turns: read what has come, decode
-//! it into batches, send the full and the old ones, claim more, hand on what is done. Nothing is shared per element.
+//! it into batches, send the full and the old ones, claim or read on, hand on what is done. Nothing is shared per element.
 //!
-//! It stops claiming when its claims in flight, the bytes of all batches, the dead letters or the parked elements of a business are at
-//! their bound; it stops reading the socket when the bytes are.
+//! It stops claiming and reading on when its pages in flight, the bytes of all batches, the dead letters or the parked elements of a
+//! business are at their bound; it stops reading the socket when the bytes are.
 
 mod claims;
 mod intake;
@@ -38,8 +38,8 @@ use link::{Link, LinkContext, LinkEvent};
 pub(crate) use outage::Outage;
 pub(crate) use progress::Progress;
 
-/// Claims that are asked for ahead of their elements' reading.
-const CLAIMS_AHEAD: usize = 3;
+/// Pages that are asked for ahead of their elements' reading.
+const PAGES_AHEAD: usize = 3;
 /// How long an empty queue is left alone.
 const IDLE_POLL: Duration = Duration::from_millis(10);
 /// How often gauges are set, and bounds that somebody else may have cleared are looked at.
@@ -63,6 +63,14 @@ pub(crate) struct DrainParts<D> {
     pub(crate) helpers: Shutdown,
 }
 
+/// What a drain asks for next.
+enum Next {
+    /// More of a claim.
+    Page(u64),
+    /// A claim.
+    Claim(Source),
+}
+
 /// A drain before and while it runs.
 pub(crate) struct Drain<D> {
     config: Arc<BridgeConfig>,
@@ -79,7 +87,7 @@ pub(crate) struct Drain<D> {
     outage: Outage,
     /// Whether others are told that the queue is not being drained.
     shows_trouble: bool,
-    /// Claims to be read on, once there is a connection.
+    /// Pages to be read on, once there is a connection.
     again: Vec<Slot>,
     /// When an empty queue is looked at again.
     poll_at: Instant,
@@ -185,7 +193,7 @@ impl<D: Deliver> Drain<D> {
     }
 
     fn is_finished(&self, now: Instant) -> bool {
-        self.stop_at.is_some_and(|at| now >= at || self.intake.claims.len() == 0)
+        self.stop_at.is_some_and(|at| now >= at || self.intake.claims.pages() == 0)
     }
 
     async fn turn(&mut self, now: Instant) {
@@ -200,6 +208,8 @@ impl<D: Deliver> Drain<D> {
                 }
             }
             self.ask(now);
+            let waiting = self.intake.claims.waiting();
+            self.progress.claimed_waiting.store(waiting, Ordering::Relaxed);
             if let Err(error) = self.link.flush().await {
                 self.failed(&error, now);
             }
@@ -289,50 +299,74 @@ impl<D: Deliver> Drain<D> {
             self.link.ask(slot, &self.intake.claims);
         }
         self.rate_at = None;
-        while let Some(source) = self.next_source(now) {
-            let wanted = self.rate.take(self.config.claim_elements, now);
+        while let Some(next) = self.next(now) {
+            let most = match &next {
+                Next::Page(claim) => {
+                    self.intake.claims.unasked(*claim).min(self.config.claim_elements as u64)
+                }
+                Next::Claim(_) => self.config.claim_elements as u64,
+            };
+            let wanted = self.rate.take(most as usize, now) as u32;
             if wanted == 0 {
                 self.rate_at = Some(now + RATE_PAUSE);
                 return;
             }
-            match &source {
-                Source::Queue => self.poll_at = now + IDLE_POLL,
-                Source::Parked(business) => {
-                    let lanes = &mut self.intake.lanes;
-                    lanes
-                        .iter_mut()
-                        .filter(|lane| *lane.name == **business)
-                        .for_each(|lane| lane.may_have_parked = false);
-                }
-            }
-            let slot = self.intake.claims.open(source, wanted, now);
+            let slot = match next {
+                Next::Page(claim) => self.intake.claims.next_page(claim, wanted, now),
+                Next::Claim(source) => self.claim(source, wanted, now),
+            };
             self.link.ask(slot, &self.intake.claims);
         }
     }
 
-    /// Where to claim from now, if from anywhere. Elements that were parked come first: they are older.
-    fn next_source(&self, now: Instant) -> Option<Source> {
-        let intake = &self.intake;
-        if self.stop_at.is_some() || self.link.unread() >= CLAIMS_AHEAD || !self.has_room(CLAIMS_AHEAD) {
-            return None;
+    fn claim(&mut self, source: Source, wanted: u32, now: Instant) -> Slot {
+        match &source {
+            Source::Queue => self.poll_at = now + IDLE_POLL,
+            Source::Parked(business) => {
+                let lanes = self.intake.lanes.iter_mut();
+                lanes.filter(|lane| *lane.name == **business).for_each(|lane| lane.may_have_parked = false);
+            }
         }
-        let parked = intake.lanes.iter().find(|lane| lane.is_available && lane.may_have_parked);
-        if let Some(lane) = parked {
-            return Some(Source::Parked(lane.name.to_string()));
-        }
-        let idle = intake.source_empty && (self.link.unread() > 0 || now < self.poll_at);
-        (!idle && self.may_claim()).then_some(Source::Queue)
+        self.intake.claims.open(source, wanted, now)
     }
 
-    /// Whether no bound keeps the drain from claiming anything at all. Parked elements have claims to spare: when all others hold what
+    /// What to ask for now, if for anything. What is claimed already comes before what is not, and elements that were parked come before
+    /// all others: they are older.
+    fn next(&self, now: Instant) -> Option<Next> {
+        let Intake { claims, lanes, .. } = &self.intake;
+        if self.stop_at.is_some() || self.link.unread() >= PAGES_AHEAD || !self.has_room(PAGES_AHEAD) {
+            return None;
+        }
+        let open_lane =
+            |business: &str| lanes.iter().any(|lane| lane.is_available && *lane.name == *business);
+        let parked = claims.next_of(|source| matches!(source, Source::Parked(name) if open_lane(name)));
+        if let Some(claim) = parked {
+            return Some(Next::Page(claim));
+        }
+        if let Some(lane) = lanes.iter().find(|lane| lane.is_available && lane.may_have_parked) {
+            return Some(Next::Claim(Source::Parked(lane.name.to_string())));
+        }
+        if !self.may_claim() {
+            return None;
+        }
+        if let Some(claim) = claims.next_of(|source| *source == Source::Queue) {
+            return Some(Next::Page(claim));
+        }
+        // One at a time: an answered claim leaves nothing behind for another.
+        let idle = self.intake.source_empty && (self.link.unread() > 0 || now < self.poll_at);
+        let next = self.config.claim_mode == ClaimMode::Pop || !claims.is_claiming(&Source::Queue);
+        (next && !idle).then_some(Next::Claim(Source::Queue))
+    }
+
+    /// Whether no bound keeps the drain from reading anything at all. Parked elements have pages to spare: when all others hold what
     /// cannot be parked, room is made by sending what is.
     fn has_room(&self, spare: usize) -> bool {
-        self.intake.claims.len() < self.config.claims_in_flight_max + spare
+        self.intake.claims.pages() < self.config.claims_in_flight_max + spare
             && !link::Reader::is_full(&self.intake)
             && !self.is_dead_full()
     }
 
-    /// Whether the queue is claimed from.
+    /// Whether the queue is claimed from, and its claims are read on.
     fn may_claim(&self) -> bool {
         self.stop_at.is_none() && self.has_room(0) && self.intake.park_full().is_none()
     }
@@ -355,7 +389,7 @@ impl<D: Deliver> Drain<D> {
         }
         let claims = &self.intake.claims;
         let age = claims.oldest().map_or(0.0, |then| now.saturating_duration_since(then).as_secs_f64());
-        let (open, labels) = (claims.len() as u64, &self.labels);
+        let (open, labels) = (claims.held() as u64, &self.labels);
         self.progress.claims.store(open, Ordering::Relaxed);
         self.progress.in_flight.store(claims.in_flight(), Ordering::Relaxed);
         self.metrics.claims.get_or_create(labels).set(i64::try_from(open).unwrap_or(i64::MAX));
@@ -390,7 +424,7 @@ impl<D: Deliver> Drain<D> {
     /// Puts back what could not be finished.
     async fn put_back(self) {
         let Self { intake, dialer, keys, owner, config, progress, .. } = self;
-        let left = intake.claims.len() as u64;
+        let left = intake.claims.held() as u64;
         let in_flight = intake.claims.in_flight();
         // Sends and writes end here: what they have not done is done again by whoever claims it next.
         drop(intake);

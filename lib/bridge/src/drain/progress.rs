@@ -8,7 +8,10 @@ use crate::stat::QueueStat;
 /// Written by a drain and its watcher, read by others.
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
+    /// Elements in the queue.
     pub(crate) waiting: AtomicU64,
+    /// Elements that are claimed and not read yet.
+    pub(crate) claimed_waiting: AtomicU64,
     pub(crate) popped: AtomicU64,
     pub(crate) sent: AtomicU64,
     pub(crate) dead_letters: AtomicU64,
@@ -44,6 +47,11 @@ impl Progress {
         std::mem::take(&mut *self.parked_for.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Elements that nobody has read yet, as far as this bridge knows: those that another bridge has claimed are not among them.
+    pub(crate) fn all_waiting(&self) -> u64 {
+        self.waiting.load(Ordering::Relaxed) + self.claimed_waiting.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn trouble(&self) -> Option<String> {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -54,7 +62,7 @@ impl Progress {
             host: host.to_owned(),
             queue: queue.to_owned(),
             state: self.trouble().unwrap_or_else(|| "draining".to_owned()),
-            waiting: read(&self.waiting),
+            waiting: self.all_waiting(),
             popped: read(&self.popped),
             sent: read(&self.sent),
             dead_letters: read(&self.dead_letters),

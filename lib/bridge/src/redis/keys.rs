@@ -7,7 +7,8 @@
 //! |---|---|---|
 //! | the queue's name | list | what applications push to, on the right; the head is on the left |
 //! | `kiteq:TAG:claims` | hash | claim's name → `{source} {unix ms}`; a claim is held while its name is here |
-//! | `kiteq:TAG:claim:NAME` | list | the elements of a claim, in their order |
+//! | `kiteq:TAG:claim:NAME` | list | the elements of a claim that are not settled, in their order |
+//! | `kiteq:TAG:back:NAME` | list | the same while the claim is being put back, and what came to its source since |
 //! | `kiteq:TAG:parked` | hash | business → when its list was added to first, unix ms |
 //! | `kiteq:TAG:parked:BUSINESS` | list | elements that wait for a sink of that business |
 //! | `kiteq:TAG:dead` | list | dead letters, one JSON object each, oldest first |
@@ -63,6 +64,10 @@ impl Keys {
 
     pub(crate) fn claim(&self, name: &str) -> String {
         format!("{}:claim:{name}", self.prefix)
+    }
+
+    pub(crate) fn back(&self, name: &str) -> String {
+        format!("{}:back:{name}", self.prefix)
     }
 
     pub(crate) fn parked_businesses(&self) -> String {

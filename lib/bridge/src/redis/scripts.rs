@@ -1,63 +1,53 @@
 //! What happens in Redis in one step, whoever dies.
 //!
 //! Each script can be run again after a broken connection: it finds that it has been run, or does a thing that may be done twice.
-//! Redis's time for 1,000 elements of 222 bytes, roughly, against LPOP of as many (1.0): claiming by SORT BY nosort STORE and LTRIM 1.7,
-//! by LPOP and RPUSH in the script 6.5; reading them with LRANGE behind the script 1.4. A claim of all that waits is a RENAME.
+//!
+//! A claim is a RENAME of all that waits, so that no element is copied: reading it with LRANGE and settling its head with LTRIM costs
+//! Redis what LPOP of as many costs (claiming a thousand at a time by SORT BY nosort STORE and LTRIM cost five times that). Elements
+//! are named by their place from the list's end, which settling the head does not change.
 
 use crate::redis::{Connection, RedisError};
 
-/// From this version on SORT with BY nosort and LIMIT looks at nothing but the range, and a script may run on a full server.
-const FAST_MAJOR_VERSION: u32 = 7;
+/// From this version on a script may run on a full server.
+const FLAGS_MAJOR_VERSION: u32 = 7;
 
 /// A script that runs when the server's memory is full: each frees what it takes.
 const FLAGS: &str = "#!lua flags=allow-oom\n";
 
-/// `[elements in the claim, elements left]`. The name stands in the hash before an element moves, so that none is ever in a list
-/// that nobody knows. A claim that is held already stays as it is: its reply was lost.
+/// How many elements the claim has. The name stands in the hash before an element moves, so that none is ever in a list that nobody
+/// knows. A claim that is held already stays as it is, for its reply was lost; it has none while it is being put back. A user who may not
+/// trim lists could not settle what is claimed: trimming nothing finds that out before.
 ///
-/// KEYS source, claims, claim; ARGV name, value, elements.
-const CLAIM_HEAD: &str = "
-if redis.call('HEXISTS', KEYS[2], ARGV[1]) == 1 and redis.call('EXISTS', KEYS[3]) == 1 then
-  return {redis.call('LLEN', KEYS[3]), redis.call('LLEN', KEYS[1])}
-end
+/// KEYS source, claims, claim; ARGV name, value.
+const CLAIM: &str = "
+if redis.call('HEXISTS', KEYS[2], ARGV[1]) == 1 then return redis.call('LLEN', KEYS[3]) end
 local waiting = redis.call('LLEN', KEYS[1])
-if waiting == 0 then redis.call('HDEL', KEYS[2], ARGV[1]) return {0, 0} end
-local wanted = tonumber(ARGV[3])
+if waiting == 0 then return 0 end
+local trims = redis.pcall('LTRIM', KEYS[1], 0, -1)
+if trims.err then return trims end
 redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
-if waiting <= wanted then
-  redis.call('RENAME', KEYS[1], KEYS[3])
-  return {waiting, 0}
-end
-";
-const MOVE_FAST: &str = "
-redis.call('SORT', KEYS[1], 'BY', 'nosort', 'LIMIT', 0, wanted, 'STORE', KEYS[3])
-";
-/// For servers whose SORT would load the whole list.
-const MOVE_ANY: &str = "
-local first = 0
-while first < wanted do
-  local last = math.min(first + 1000, wanted) - 1
-  redis.call('RPUSH', KEYS[3], unpack(redis.call('LRANGE', KEYS[1], first, last)))
-  first = last + 1
-end
-";
-/// What was copied leaves its list, or is no claim: a user who may not trim lists would get it again and again.
-const CLAIM_TAIL: &str = "
-local trimmed = redis.pcall('LTRIM', KEYS[1], wanted, -1)
-if trimmed.err then
-  redis.call('DEL', KEYS[3])
+local moved = redis.pcall('RENAME', KEYS[1], KEYS[3])
+if moved.err then
   redis.call('HDEL', KEYS[2], ARGV[1])
-  return trimmed
+  return moved
 end
-return {wanted, waiting - wanted}
+return waiting
 ";
 
-/// How many of the claims were still held. KEYS claims, claim...; ARGV name...
+/// How many of the claims were still held. Of each the given number of elements stays, the last ones.
+///
+/// KEYS claims, claim...; ARGV (name, elements)...
 const SETTLE: &str = "
 local held = 0
-for i = 1, #ARGV do
-  redis.call('DEL', KEYS[i + 1])
-  held = held + redis.call('HDEL', KEYS[1], ARGV[i])
+for i = 2, #KEYS do
+  local name, keep = ARGV[2 * i - 3], ARGV[2 * i - 2]
+  held = held + redis.call('EXISTS', KEYS[i])
+  if keep ~= '0' then
+    redis.call('LTRIM', KEYS[i], '-' .. keep, -1)
+  elseif redis.call('EXISTS', KEYS[i]) == 1 then
+    redis.call('LTRIM', KEYS[i], 1, 0)
+    redis.call('HDEL', KEYS[1], name)
+  end
 end
 return held
 ";
@@ -88,20 +78,36 @@ pub(crate) const PARK_FULL: i64 = -1;
 /// The claim is no longer ours: somebody took us for dead and put it back.
 pub(crate) const PARK_GONE: i64 = -2;
 
-/// How many elements went back, or -1 when the claim is not held any more. The last of the claim goes first, so that the order is
-/// the old one. KEYS claims, claim, source; ARGV name, value.
+/// `[elements of the claim that are still to go back, 1 when none is]`, the first -1 when the claim is not held any more.
+///
+/// A claim may be as long as its queue was. So it goes back in steps that Redis can take between others, each of a bounded number of
+/// elements and each leaving both lists in their order: the shorter one is moved, either the claim's end to the head of its source, or
+/// the source's head to the end of the claim, which then takes the source's name. First of all the list gets another name, so that
+/// an owner who lives after all neither reads nor settles what may have got elements that are not its own.
+///
+/// KEYS claims, claim, list that goes back, source; ARGV name, value, elements.
 const PUT_BACK: &str = "
-if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then return -1 end
-local elements = redis.call('LLEN', KEYS[2])
-if elements > 0 then
-  if redis.call('EXISTS', KEYS[3]) == 0 then
-    redis.call('RENAME', KEYS[2], KEYS[3])
-  else
-    for i = 1, elements do redis.call('RPOPLPUSH', KEYS[2], KEYS[3]) end
+if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then return {-1, 1} end
+local trims = redis.pcall('LTRIM', KEYS[4], 0, -1)
+if trims.err then return trims end
+if redis.call('EXISTS', KEYS[2]) == 1 then redis.call('RENAMENX', KEYS[2], KEYS[3]) end
+local held, waiting = redis.call('LLEN', KEYS[3]), redis.call('LLEN', KEYS[4])
+local count = math.min(held, waiting, tonumber(ARGV[3]))
+if held <= waiting then
+  for i = 1, count do redis.call('RPOPLPUSH', KEYS[3], KEYS[4]) end
+else
+  local first = 0
+  while first < count do
+    local last = math.min(first + 1000, count) - 1
+    redis.call('RPUSH', KEYS[3], unpack(redis.call('LRANGE', KEYS[4], first, last)))
+    first = last + 1
   end
+  redis.call('LTRIM', KEYS[4], count, -1)
 end
+if count < math.min(held, waiting) then return {held, 0} end
+if held > waiting then redis.call('RENAME', KEYS[3], KEYS[4]) end
 redis.call('HDEL', KEYS[1], ARGV[1])
-return elements
+return {held, 1}
 ";
 
 /// The number of dead letters after this one, whose element goes to a list of its own; PARK_GONE as above. It is tried again when the
@@ -142,15 +148,15 @@ impl Script {
     const ALL: [Self; 6] =
         [Self::Claim, Self::Settle, Self::Park, Self::PutBack, Self::Oversize, Self::Unpark];
 
-    fn text(self, fast: bool) -> String {
-        let flags = if fast { FLAGS } else { "" };
+    fn text(self, takes_flags: bool) -> String {
+        let flags = if takes_flags { FLAGS } else { "" };
         let body = match self {
-            Self::Claim => [CLAIM_HEAD, if fast { MOVE_FAST } else { MOVE_ANY }, CLAIM_TAIL].concat(),
-            Self::Settle => SETTLE.to_owned(),
-            Self::Park => PARK.to_owned(),
-            Self::PutBack => PUT_BACK.to_owned(),
-            Self::Oversize => OVERSIZE.to_owned(),
-            Self::Unpark => UNPARK.to_owned(),
+            Self::Claim => CLAIM,
+            Self::Settle => SETTLE,
+            Self::Park => PARK,
+            Self::PutBack => PUT_BACK,
+            Self::Oversize => OVERSIZE,
+            Self::Unpark => UNPARK,
         };
         format!("{flags}{body}")
     }
@@ -165,14 +171,14 @@ pub(crate) struct Scripts {
 impl Scripts {
     /// Gives the scripts to the server.
     pub(crate) async fn load(connection: &mut Connection) -> Result<Self, RedisError> {
-        let fast = major_version(connection).await? >= FAST_MAJOR_VERSION;
-        Self::load_as(connection, fast).await
+        let takes_flags = major_version(connection).await? >= FLAGS_MAJOR_VERSION;
+        Self::load_as(connection, takes_flags).await
     }
 
-    async fn load_as(connection: &mut Connection, fast: bool) -> Result<Self, RedisError> {
+    async fn load_as(connection: &mut Connection, takes_flags: bool) -> Result<Self, RedisError> {
         let mut scripts = Self::default();
         for (script, digest) in Script::ALL.into_iter().zip(&mut scripts.digests) {
-            let text = script.text(fast);
+            let text = script.text(takes_flags);
             let words: [&[u8]; 3] = [b"SCRIPT", b"LOAD", text.as_bytes()];
             *digest = connection.ask("SCRIPT LOAD", &words).await?.text().unwrap_or_default();
         }
@@ -219,7 +225,24 @@ mod tests {
     use super::*;
     use crate::redis::{Address, Dialer, Reply};
 
-    async fn numbers(connection: &mut Connection, key: &str) -> Vec<usize> {
+    async fn connect(redis: &Redis) -> Connection {
+        let dialer = Dialer {
+            address: Address::parse(&redis.host()).unwrap(),
+            timeout: Duration::from_secs(10),
+            tls: None,
+            name: "test".into(),
+        };
+        dialer.connect().await.unwrap()
+    }
+
+    async fn push(connection: &mut Connection, key: &str, numbers: std::ops::Range<usize>) {
+        let texts: Vec<String> = numbers.map(|number| number.to_string()).collect();
+        let words =
+            [b"RPUSH".as_slice(), key.as_bytes()].into_iter().chain(texts.iter().map(String::as_bytes));
+        connection.ask("RPUSH", &words.collect::<Vec<_>>()).await.unwrap();
+    }
+
+    async fn list(connection: &mut Connection, key: &str) -> Vec<usize> {
         let words = [b"LRANGE".as_slice(), key.as_bytes(), b"0", b"-1"];
         let Reply::Array(elements) = connection.ask("LRANGE", &words).await.unwrap() else {
             panic!("a list")
@@ -227,33 +250,92 @@ mod tests {
         elements.iter().map(|element| element.text().unwrap().parse().unwrap()).collect()
     }
 
+    async fn run(
+        connection: &mut Connection,
+        scripts: &Scripts,
+        script: Script,
+        keys: &[&str],
+        arguments: &[&str],
+    ) -> Reply {
+        let arguments: Vec<&[u8]> = arguments.iter().map(|text| text.as_bytes()).collect();
+        scripts.queue(connection, script, keys, &arguments);
+        connection.flush().await.unwrap();
+        connection.reply().await.unwrap()
+    }
+
+    const CLAIM_KEYS: [&str; 3] = ["queue", "claims", "claim"];
+    const BACK_KEYS: [&str; 4] = ["claims", "claim", "back", "queue"];
+
+    fn all(range: std::ops::Range<usize>) -> Vec<usize> {
+        range.collect()
+    }
+
     /// The scripts for older servers run on newer ones too.
     #[tokio::test]
-    async fn a_claim_has_the_first_elements_in_their_order_on_servers_of_any_version() {
+    async fn a_claim_has_all_that_waits_and_is_settled_from_its_head() {
         let redis = Redis::start().await;
-        let dialer = Dialer {
-            address: Address::parse(&redis.host()).unwrap(),
-            timeout: Duration::from_secs(10),
-            tls: None,
-            name: "test".into(),
-        };
-        let mut connection = dialer.connect().await.unwrap();
-        for fast in [true, false] {
-            connection.ask("DEL", &[b"DEL", b"queue", b"claims", b"claim"]).await.unwrap();
-            let texts: Vec<String> = (0..6000).map(|number: usize| number.to_string()).collect();
-            let words = [b"RPUSH".as_slice(), b"queue"].into_iter().chain(texts.iter().map(String::as_bytes));
-            connection.ask("RPUSH", &words.collect::<Vec<_>>()).await.unwrap();
-            let scripts = Scripts::load_as(&mut connection, fast).await.unwrap();
+        let mut connection = connect(&redis).await;
+        for takes_flags in [true, false] {
+            push(&mut connection, "queue", 0..6000).await;
+            let scripts = Scripts::load_as(&mut connection, takes_flags).await.unwrap();
             // Asked again, it is the same claim.
             for _ in 0..2 {
-                let arguments: [&[u8]; 3] = [b"name", b"queue 1", b"2500"];
-                scripts.queue(&mut connection, Script::Claim, &["queue", "claims", "claim"], &arguments);
-                connection.flush().await.unwrap();
-                let counts = Reply::Array(vec![Reply::Integer(2500), Reply::Integer(3500)]);
-                assert_eq!(connection.reply().await.unwrap(), counts, "fast: {fast}");
+                let claimed =
+                    run(&mut connection, &scripts, Script::Claim, &CLAIM_KEYS, &["name", "queue 1"]).await;
+                assert_eq!(claimed, Reply::Integer(6000), "flags: {takes_flags}");
+                push(&mut connection, "queue", 6000..6001).await;
             }
-            assert_eq!(numbers(&mut connection, "claim").await, (0..2500).collect::<Vec<_>>());
-            assert_eq!(numbers(&mut connection, "queue").await, (2500..6000).collect::<Vec<_>>());
+            for keep in [3500, 3500, 1, 0] {
+                let arguments = ["name", &keep.to_string()];
+                let held =
+                    run(&mut connection, &scripts, Script::Settle, &["claims", "claim"], &arguments).await;
+                assert_eq!(held, Reply::Integer(1));
+                assert_eq!(list(&mut connection, "claim").await, all(6000 - keep..6000));
+            }
+            let exists = connection.ask("EXISTS", &[b"EXISTS", b"claims"]).await.unwrap();
+            assert_eq!(exists, Reply::Integer(0));
+            connection.ask("DEL", &[b"DEL", b"queue"]).await.unwrap();
+        }
+    }
+
+    /// Puts back a claim of `held` elements while others wait, in steps; somebody looks at each step.
+    async fn put_back_with(held: usize, waiting: usize) {
+        let redis = Redis::start().await;
+        let mut connection = connect(&redis).await;
+        let scripts = Scripts::load(&mut connection).await.unwrap();
+        push(&mut connection, "queue", 0..held).await;
+        run(&mut connection, &scripts, Script::Claim, &CLAIM_KEYS, &["name", "queue 1"]).await;
+        push(&mut connection, "queue", held..held + waiting).await;
+        let mut steps = 0;
+        loop {
+            let arguments = ["name", "queue 1", "1500"];
+            let reply = run(&mut connection, &scripts, Script::PutBack, &BACK_KEYS, &arguments).await;
+            let Reply::Array(reply) = reply else { panic!("two numbers, not {reply:?}") };
+            steps += 1;
+            let both = [list(&mut connection, "back").await, list(&mut connection, "queue").await].concat();
+            assert_eq!(both, all(0..held + waiting), "step {steps} of {held} and {waiting}");
+            if reply[1] == Reply::Integer(1) {
+                break;
+            }
+            // The owner lives after all: it finds nothing of its own.
+            let name = ["name", "2"];
+            let settled = run(&mut connection, &scripts, Script::Settle, &["claims", "claim"], &name).await;
+            assert_eq!(settled, Reply::Integer(0));
+            let again =
+                run(&mut connection, &scripts, Script::Claim, &CLAIM_KEYS, &["name", "queue 1"]).await;
+            assert_eq!(again, Reply::Integer(0));
+        }
+        assert_eq!(steps, held.min(waiting).div_ceil(1500).max(1));
+        assert_eq!(list(&mut connection, "queue").await.len(), held + waiting);
+        let late =
+            run(&mut connection, &scripts, Script::PutBack, &BACK_KEYS, &["name", "queue 1", "1"]).await;
+        assert_eq!(late, Reply::Array(vec![Reply::Integer(-1), Reply::Integer(1)]));
+    }
+
+    #[tokio::test]
+    async fn a_claim_goes_back_in_its_order_whichever_list_is_longer() {
+        for (held, waiting) in [(10, 1), (10, 4000), (4000, 10), (4000, 5000), (5000, 4000)] {
+            put_back_with(held, waiting).await;
         }
     }
 }

@@ -136,7 +136,7 @@ async fn at_the_bound_of_parked_elements_claiming_stops_and_says_so() {
     let running = Running::start(bounds, &sink);
     running.wait_for_trouble("business dark has no sink").await;
     assert_eq!(length(&mut client, &key("parked:dark")).await, 200);
-    assert!(length(&mut client, support::QUEUE).await >= 4000);
+    assert!(running.stat().queues[0].waiting >= 4000);
     sink.set_available("dark", true);
     sink.wait_for(5000).await;
     wait_until_settled(&mut client).await;
@@ -197,7 +197,7 @@ async fn at_the_bound_of_dead_letters_claiming_stops_until_they_are_deleted() {
     push(&mut client, [element("feed", 1)]).await;
     let running = Running::start(bounds, &sink);
     running.wait_for_trouble("as many dead letters").await;
-    assert!(length(&mut client, support::QUEUE).await > 0 && sink.events().is_empty());
+    assert!(running.stat().queues[0].waiting > 0 && sink.events().is_empty());
     eventually("all are looked at", async || {
         let () = redis::cmd("DEL").arg(key("dead")).query_async(&mut client).await.unwrap();
         (!sink.events().is_empty()).then_some(())
@@ -239,7 +239,7 @@ async fn stalled_sinks_bound_what_is_claimed() {
         (running.stat().pipeline_bytes >= 100_000).then_some(())
     })
     .await;
-    let waiting = length(&mut client, support::QUEUE).await;
+    let waiting = running.stat().queues[0].waiting;
     assert!(waiting > 15_000, "{waiting}");
     assert!(running.stat().pipeline_bytes < 500_000);
     let report = running.stop().await;

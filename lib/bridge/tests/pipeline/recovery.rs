@@ -74,6 +74,53 @@ async fn a_crash_at_any_moment_loses_nothing() {
     last.stop().await;
 }
 
+/// What is settled of a claim is forgotten while the rest of it is read.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_in_the_middle_of_a_long_claim_repeats_only_what_was_in_flight() {
+    let (redis, sink) = (Redis::start().await, Sink::start(&["feed"]).await);
+    let mut client = client(&redis).await;
+    push(&mut client, (0..50_000).map(|id| element("feed", id))).await;
+    let few = BridgeConfig { claims_in_flight_max: 8, rate_limit: Some(50_000), ..config(&redis, &["feed"]) };
+    let first = Doomed::start(few.clone(), &sink);
+    eventually("some arrive", async || (sink.ids().len() >= 10_000).then_some(())).await;
+    first.crash();
+    assert_eq!((claims(&mut client).await, length(&mut client, QUEUE).await), (1, 0));
+    push(&mut client, (50_000..50_100).map(|id| element("feed", id))).await;
+    let second = Running::start(BridgeConfig { rate_limit: None, ..few }, &sink);
+    sink.wait_for(50_100).await;
+    wait_until_settled(&mut client).await;
+    let again = sink.ids().len() - 50_100;
+    // Pages of 100, with those that are asked for ahead; and the heads that were done when it died.
+    assert!(again <= 2_500, "{again} came twice");
+    second.stop().await;
+}
+
+#[tokio::test]
+async fn an_instance_that_loses_a_long_claim_while_it_reads_goes_on() {
+    let (redis, sink) = (Redis::start().await, Sink::start(&["feed"]).await);
+    let mut client = client(&redis).await;
+    push(&mut client, (0..20_000).map(|id| element("feed", id))).await;
+    let named = |instance: &str| BridgeConfig {
+        instance: instance.to_owned(),
+        rate_limit: Some(20_000),
+        ..config(&redis, &["feed"])
+    };
+    let first = Running::start(named("one"), &sink);
+    eventually("some arrive", async || (sink.ids().len() >= 2000).then_some(())).await;
+    // The other one takes the first for dead: its mark is not there.
+    let second = Running::start(named("two"), &sink);
+    sink.wait_for(20_000).await;
+    wait_until_settled(&mut client).await;
+    assert!(second.stat().queues[0].sent > 0);
+    push(&mut client, (20_000..20_100).map(|id| element("feed", id))).await;
+    sink.wait_for(20_100).await;
+    let (first, second) = (first.stop().await, second.stop().await);
+    assert_eq!((first.elements_lost, second.elements_lost), (0, 0));
+    wait_until_settled(&mut client).await;
+    let left: Vec<String> = redis::cmd("KEYS").arg("*").query_async(&mut client).await.unwrap();
+    assert!(left.is_empty(), "{left:?}");
+}
+
 #[tokio::test]
 async fn claims_go_back_in_their_old_order() {
     let (redis, sink) = (Redis::start().await, Sink::start(&["feed"]).await);
