@@ -355,7 +355,7 @@ fn unique(names: &[String]) -> BTreeSet<&String> {
     names.iter().collect()
 }
 
-/// Claims of more elements would keep Redis from its other work for too long.
+/// Pages of more elements would keep Redis from its other work for too long.
 const CLAIM_ELEMENTS_MAX: usize = 10_000;
 
 fn check(config: &BridgeConfig) -> Result<Vec<Address>, StartError> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 /// How elements leave a queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ClaimMode {
-    /// Into a claim list, by a script that does all of it at once: nothing is lost, an element may come twice.
+    /// Renamed to a list of the bridge's own and read from there: nothing is lost, an element may come twice.
     #[default]
     Script,
     /// By LPOP, for servers without scripting: what a bridge holds is lost when it dies.
@@ -108,9 +108,9 @@ pub struct BridgeConfig {
     pub redis_timeout: Duration,
     /// How elements leave a queue.
     pub claim_mode: ClaimMode,
-    /// Elements in a claim, at most.
+    /// Elements that are read in one round trip, at most: a page.
     pub claim_elements: usize,
-    /// Claims of one queue that are not settled yet, at most. At the bound nothing more is claimed from it.
+    /// Pages of one queue that are not settled yet, at most. At the bound nothing more is claimed or read from it.
     pub claims_in_flight_max: usize,
     /// Bytes of batches that are being filled or sent, all queues together. At the bound nothing is read from Redis.
     pub pipeline_bytes_max: usize,

@@ -84,14 +84,18 @@ impl Metrics {
     }
 
     fn register_queues(&self, registry: &mut Registry) {
-        registry.register("bridge_popped", "Elements taken from a queue", self.popped.clone());
+        registry.register("bridge_popped", "Elements read from a queue", self.popped.clone());
         registry.register("bridge_dead_letters", "Elements that became dead letters", self.dead.clone());
         registry.register(
             "bridge_put_back",
             "Elements of dead instances' claims put back",
             self.put_back.clone(),
         );
-        registry.register("bridge_queue_length", "Elements that wait in a queue", self.queue_length.clone());
+        registry.register(
+            "bridge_queue_length",
+            "Elements of a queue that wait to be read, those that this bridge has claimed included",
+            self.queue_length.clone(),
+        );
         registry.register("bridge_claims", "Claims that are not settled", self.claims.clone());
         registry.register(
             "bridge_claim_age_seconds",

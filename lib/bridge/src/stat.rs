@@ -28,9 +28,9 @@ pub struct QueueStat {
     pub queue: String,
     /// What it is doing, or why it is not: `draining`, or a sentence.
     pub state: String,
-    /// Elements that wait in the list, when last seen.
+    /// Elements that wait to be read, in the list and in this bridge's claims, when last seen.
     pub waiting: u64,
-    /// Elements taken from the list since the start.
+    /// Elements read since the start.
     pub popped: u64,
     /// Elements that a sink has.
     pub sent: u64,
@@ -40,7 +40,7 @@ pub struct QueueStat {
     pub parked: u64,
     /// Claims that are not settled.
     pub claims: u64,
-    /// Elements of claims that are not settled.
+    /// Elements read whose fate is open.
     pub in_flight: u64,
 }
 

@@ -233,7 +233,7 @@ pub(crate) const SETTINGS: &[Setting<Settings>] = &[
         file: FileKey::Key("claim", &[]),
         heading: CLAIMING,
         value_name: "MODE",
-        help: "script moves elements into a list of claims first, and loses none; pop is for servers without scripting, and loses what the bridge holds when it dies",
+        help: "script renames what waits to a list of the bridge's own, and loses none; pop is for servers without scripting, and loses what the bridge holds when it dies",
         kind: Kind::Text {
             set: set_claim_mode,
             get: |settings| Some(show_claim_mode(settings.bridge.claim_mode)),
@@ -245,7 +245,7 @@ pub(crate) const SETTINGS: &[Setting<Settings>] = &[
         file: FileKey::Key("claimElements", &[]),
         heading: CLAIMING,
         value_name: "N",
-        help: "Elements taken from a list in one round trip",
+        help: "Elements read from Redis in one round trip",
         kind: Kind::Count {
             range: 1..=10_000,
             set: |settings, count| settings.bridge.claim_elements = to_usize(count),
@@ -258,7 +258,7 @@ pub(crate) const SETTINGS: &[Setting<Settings>] = &[
         file: FileKey::Key("claimsInFlightMax", &[]),
         heading: CLAIMING,
         value_name: "N",
-        help: "Claims of one queue that are not settled; at the bound no more is claimed from it",
+        help: "Round trips of one queue whose elements are not all settled; at the bound no more is claimed or read from it",
         kind: Kind::Count {
             range: 1..=100_000,
             set: |settings, count| settings.bridge.claims_in_flight_max = to_usize(count),
