@@ -58,9 +58,17 @@ impl BatchBuilder {
     /// An empty batch whose frame will have no more than `frame_bytes_max` bytes after its length prefix.
     #[must_use]
     pub fn new(protocol: Protocol, frame_bytes_max: usize) -> Self {
+        Self::with_capacity(protocol, frame_bytes_max, 0)
+    }
+
+    /// The same with memory for events of `bytes` in all, for example what the batch before had: more is taken when it is needed, and
+    /// what was taken then is moved.
+    #[must_use]
+    pub fn with_capacity(protocol: Protocol, frame_bytes_max: usize, bytes: usize) -> Self {
         // Thrift counts in i32.
         let frame_bytes_max = frame_bytes_max.min(i32::MAX as usize);
-        Self { protocol, frame_bytes_max, events: 0, body_bytes: 0, encoded: Vec::new() }
+        let encoded = Vec::with_capacity(bytes.min(frame_bytes_max));
+        Self { protocol, frame_bytes_max, events: 0, body_bytes: 0, encoded }
     }
 
     /// Adds an event whose body is the parts of `body`, one after the other.
@@ -161,7 +169,19 @@ impl fmt::Debug for Batch {
     }
 }
 
+/// Many parts are one character, for which a copy is a detour.
+#[inline]
+fn put(out: &mut Vec<u8>, part: &[u8]) {
+    match part {
+        [] => {}
+        [byte] => out.push(*byte),
+        part => out.extend_from_slice(part),
+    }
+}
+
 mod compact {
+    use super::put;
+
     const MAP_FIELD_1: u8 = 0x1b;
     const BINARY_FIELD_2: u8 = 0x18;
     const KEYS_AND_VALUES_BINARY: u8 = 0x88;
@@ -201,17 +221,19 @@ mod compact {
         for (key, value) in headers {
             for part in [key, value] {
                 put_varint(out, part.len());
-                out.extend_from_slice(part);
+                put(out, part);
             }
         }
         out.push(BINARY_FIELD_2);
         put_varint(out, body_bytes);
-        body.iter().for_each(|part| out.extend_from_slice(part));
+        body.iter().for_each(|part| put(out, part));
         out.push(STOP);
     }
 }
 
 mod binary {
+    use super::put;
+
     const MAP_FIELD_1: [u8; 3] = [0x0d, 0, 1];
     const BINARY_FIELD_2: [u8; 3] = [0x0b, 0, 2];
     const KEYS_AND_VALUES_BINARY: [u8; 2] = [0x0b, 0x0b];
@@ -240,12 +262,12 @@ mod binary {
         for (key, value) in headers {
             for part in [key, value] {
                 put_len(out, part.len());
-                out.extend_from_slice(part);
+                put(out, part);
             }
         }
         out.extend_from_slice(&BINARY_FIELD_2);
         put_len(out, body_bytes);
-        body.iter().for_each(|part| out.extend_from_slice(part));
+        body.iter().for_each(|part| put(out, part));
         out.push(STOP);
     }
 }
