@@ -22,6 +22,6 @@ pub use bridge::Bridge;
 pub use config::{BatchConfig, BridgeConfig, ClaimMode, SinkProtocol, SinkTls, SinksConfig};
 pub use deliver::{AliveMarks, Deliver, Undeliverable};
 #[doc(hidden)]
-pub use element::event_body;
+pub use element::{batch_elements, decode_elements, event_body};
 pub use error::StartError;
 pub use stat::{BusinessStat, QueueStat, Stat, StopReport};

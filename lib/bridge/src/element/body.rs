@@ -7,24 +7,26 @@
 //! * A member called `business_type`, or `log_type` when the element has one, gives way to what is added: each name occurs once, and
 //!   what the route was chosen by wins, as it does in a map that is assigned to.
 
+use crate::element::marks::Marked;
 use crate::element::scan::{Broken, Nesting, Scanner, Text};
 
 pub(crate) const BUSINESS_TYPE: &[u8] = b"business_type";
 pub(crate) const LOG_TYPE: &[u8] = b"log_type";
 
 /// What a walk over the object found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Body<'a> {
+    start: usize,
     /// From `{` to `}`.
     pub(crate) raw: &'a [u8],
     pub(crate) members: bool,
     pub(crate) has_business_type: bool,
     pub(crate) has_log_type: bool,
-    pub(crate) has_controls: bool,
 }
 
 impl<'a> Body<'a> {
     /// Walks over the object that comes next.
+    #[inline(always)]
     pub(crate) fn scan(scanner: &mut Scanner<'a>, nesting: &mut Nesting) -> Result<Self, Broken> {
         scanner.skip_whitespace();
         let start = scanner.at();
@@ -39,13 +41,14 @@ impl<'a> Body<'a> {
             key = scanner.next_key()?;
         }
         let raw = scanner.since(start);
-        let has_controls = raw.iter().fold(false, |found, &byte| found | (byte < 0x20));
-        Ok(Self { raw, members, has_business_type, has_log_type, has_controls })
+        Ok(Self { start, raw, members, has_business_type, has_log_type })
     }
 
     /// The object's bytes without its last `}`, ready for more members; `copy` is used when they have to be changed.
+    #[inline(always)]
     pub(crate) fn open<'b>(
         &self,
+        text: Marked<'_>,
         drop_log_type: bool,
         copy: &'b mut Vec<u8>,
         nesting: &mut Nesting,
@@ -54,13 +57,14 @@ impl<'a> Body<'a> {
         'a: 'b,
     {
         let cuts = self.has_business_type || (drop_log_type && self.has_log_type);
-        if !cuts && !self.has_controls {
+        let has_controls = text.has_controls && self.raw.iter().any(|&byte| byte < 0x20);
+        if !cuts && !has_controls {
             return (&self.raw[..self.raw.len() - 1], self.members);
         }
         copy.clear();
         let members =
-            if cuts { self.copy_members(drop_log_type, copy, nesting) } else { self.copy_all(copy) };
-        if self.has_controls {
+            if cuts { self.copy_members(text, drop_log_type, copy, nesting) } else { self.copy_all(copy) };
+        if has_controls {
             copy.retain(|&byte| byte >= 0x20);
         }
         (copy, members)
@@ -73,14 +77,22 @@ impl<'a> Body<'a> {
 
     /// Copies the members that stay. It has been walked over before, so the walk does not fail; would it, what was copied so far is
     /// whole members.
-    fn copy_members(&self, drop_log_type: bool, copy: &mut Vec<u8>, nesting: &mut Nesting) -> bool {
+    fn copy_members(
+        &self,
+        text: Marked<'_>,
+        drop_log_type: bool,
+        copy: &mut Vec<u8>,
+        nesting: &mut Nesting,
+    ) -> bool {
         copy.push(b'{');
         let mut members = false;
-        let mut scanner = Scanner::new(self.raw);
+        let mut scanner = Scanner::new(text, self.start);
         scanner.take(b'{');
         let mut key = scanner.first_key();
         while let Ok(Some(name)) = key {
-            let Ok(value) = scanner.value(nesting) else { break };
+            scanner.skip_whitespace();
+            let value = scanner.at();
+            let Ok(()) = scanner.value(nesting) else { break };
             if !(is(name, BUSINESS_TYPE) || drop_log_type && is(name, LOG_TYPE)) {
                 if std::mem::replace(&mut members, true) {
                     copy.push(b',');
@@ -88,7 +100,7 @@ impl<'a> Body<'a> {
                 copy.push(b'"');
                 copy.extend_from_slice(name.raw);
                 copy.extend_from_slice(b"\":");
-                copy.extend_from_slice(value);
+                copy.extend_from_slice(scanner.since(value));
             }
             key = scanner.next_key();
         }
@@ -97,12 +109,14 @@ impl<'a> Body<'a> {
 }
 
 /// Whether a key is this name, however it is written.
+#[inline(always)]
 pub(crate) fn is(key: Text<'_>, name: &[u8]) -> bool {
-    if key.escaped { unescape(key).is_some_and(|text| text.as_bytes() == name) } else { key.raw == name }
+    if key.escaped { unescape(key.raw).is_some_and(|text| text.as_bytes() == name) } else { key.raw == name }
 }
 
-/// The characters of a string; nothing when it holds half of a surrogate pair.
-pub(crate) fn unescape(text: Text<'_>) -> Option<String> {
-    let quoted = [b"\"", text.raw, b"\""].concat();
+/// The characters of a string, which stands here without its quotes; nothing when it holds half of a surrogate pair.
+#[inline(never)]
+pub(crate) fn unescape(raw: &[u8]) -> Option<String> {
+    let quoted = [b"\"", raw, b"\""].concat();
     serde_json::from_slice(&quoted).ok()
 }

@@ -2,10 +2,13 @@
 
 mod body;
 mod inflate;
+mod marks;
 mod parse;
 mod scan;
 #[cfg(test)]
 mod tests;
+
+use kiteq_flume::{BatchBuilder, Protocol};
 
 pub(crate) use inflate::Inflater;
 pub(crate) use parse::{Decoder, Element};
@@ -71,4 +74,30 @@ pub fn event_body(bytes: &[u8]) -> Option<Vec<u8>> {
     let mut decoder = Decoder::default();
     let element = decoder.decode(bytes).ok()?;
     Some(element.body().concat())
+}
+
+/// How many of these elements become events, for measuring what decoding costs.
+#[doc(hidden)]
+#[must_use]
+pub fn decode_elements(elements: &[Vec<u8>]) -> usize {
+    let mut decoder = Decoder::default();
+    elements.iter().filter(|bytes| decoder.decode(bytes).is_ok()).count()
+}
+
+/// The same with their events put into a batch, as a drain does it for one business.
+#[doc(hidden)]
+#[must_use]
+pub fn batch_elements(elements: &[Vec<u8>], bytes: usize) -> usize {
+    let mut decoder = Decoder::default();
+    let mut batch = BatchBuilder::with_capacity(Protocol::Compact, usize::MAX, bytes);
+    let mut name = Vec::new();
+    for bytes in elements {
+        let Ok(element) = decoder.decode(bytes) else { continue };
+        name.clear();
+        name.extend_from_slice(&element.business);
+        name.extend_from_slice(element.log_type.digits());
+        // A batch of that size takes any element.
+        let _ = batch.push(&[(b"businessName", &name), (b"type", &element.kind)], &element.body());
+    }
+    batch.finish().events()
 }

@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 
 use crate::element::body::{Body, is, unescape};
+use crate::element::marks::{Marked, Marker};
 use crate::element::scan::{Broken, Kind, Nesting, Scanner, Text};
 use crate::element::{Reason, Rejection};
 
@@ -24,7 +25,7 @@ pub(crate) struct Element<'a> {
     /// The business as JSON, without quotes.
     pub(crate) business_raw: &'a [u8],
     /// Decimal digits, with a sign when negative; empty when there is none.
-    pub(crate) log_type: LogType,
+    pub(crate) log_type: LogType<'a>,
     /// The body object up to its last brace.
     pub(crate) body_open: &'a [u8],
     /// Whether a comma has to come before another member.
@@ -34,49 +35,57 @@ pub(crate) struct Element<'a> {
 impl Element<'_> {
     /// The parts of the event's body.
     #[inline]
-    pub(crate) fn body(&self) -> [&[u8]; 12] {
+    pub(crate) fn body(&self) -> [&[u8]; 10] {
         let digits = self.log_type.digits();
-        let comma: &[u8] = if self.body_members { b"," } else { b"" };
-        let log_type: [&[u8]; 3] =
-            if digits.is_empty() { [b"", b"", b"}"] } else { [b",\"log_type\":\"", digits, b"\"}"] };
+        let before: &[u8] =
+            if self.body_members { b",\"business_type\":\"" } else { b"\"business_type\":\"" };
+        let after: [&[u8]; 2] =
+            if digits.is_empty() { [b"\"}", b""] } else { [b"\",\"log_type\":\"", b"\"}"] };
         [
             &self.momoid,
             b"\t",
             &self.kind,
             b"\t",
             self.body_open,
-            comma,
-            b"\"business_type\":\"",
+            before,
             self.business_raw,
-            b"\"",
-            log_type[0],
-            log_type[1],
-            log_type[2],
+            after[0],
+            digits,
+            after[1],
         ]
     }
 }
 
 /// A number of at most 20 characters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct LogType {
-    digits: [u8; 20],
-    len: u8,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LogType<'a> {
+    /// As it stands in the element; empty when there is none.
+    Written(&'a [u8]),
+    /// Digits of a number that is written in another way, and how many there are.
+    Computed([u8; 20], u8),
 }
 
-impl LogType {
+impl<'a> LogType<'a> {
+    #[inline]
     pub(crate) fn digits(&self) -> &[u8] {
-        &self.digits[..usize::from(self.len)]
+        match self {
+            Self::Written(digits) => digits,
+            Self::Computed(digits, len) => &digits[..usize::from(*len)],
+        }
     }
 
-    fn parse(raw: &[u8]) -> Option<Self> {
-        let plain = raw.len() <= 18 && raw.iter().all(u8::is_ascii_digit);
-        if plain { Self::of(raw) } else { Self::of(integral(raw)?.to_string().as_bytes()) }
+    #[inline]
+    fn parse(raw: &'a [u8]) -> Option<Self> {
+        let is_plain = raw.len() <= 18 && raw.iter().all(u8::is_ascii_digit);
+        if is_plain { Some(Self::Written(raw)) } else { Self::compute(raw) }
     }
 
-    fn of(text: &[u8]) -> Option<Self> {
+    #[inline(never)]
+    fn compute(raw: &[u8]) -> Option<Self> {
+        let text = integral(raw)?.to_string();
         let mut digits = [0; 20];
-        digits.get_mut(..text.len())?.copy_from_slice(text);
-        Some(Self { digits, len: u8::try_from(text.len()).ok()? })
+        digits.get_mut(..text.len())?.copy_from_slice(text.as_bytes());
+        Some(Self::Computed(digits, u8::try_from(text.len()).ok()?))
     }
 }
 
@@ -90,49 +99,60 @@ fn integral(raw: &[u8]) -> Option<i128> {
     (value.fract() == 0.0 && value.abs() <= 9_007_199_254_740_992.0).then_some(value as i128)
 }
 
-/// A value that a field had, whatever its type.
+/// A field of `params`, by its place in [`Fields`].
 #[derive(Debug, Clone, Copy)]
-enum Found<'a> {
-    Nothing,
-    Text(Text<'a>),
-    Object(Body<'a>),
-    Other(Kind, &'a [u8]),
+enum Field {
+    Momoid,
+    Kind,
+    Business,
+    LogType,
+    Body,
+}
+
+/// A value that a field has, whatever its type.
+#[derive(Debug, Clone, Copy)]
+struct Found<'a> {
+    /// Nothing when the field is missing.
+    kind: Option<Kind>,
+    /// Of a string.
+    escaped: bool,
+    /// Of a string what is between its quotes.
+    raw: &'a [u8],
 }
 
 impl Found<'_> {
     fn name(&self) -> &'static str {
-        match self {
-            Self::Nothing => "missing",
-            Self::Text(_) => "a string",
-            Self::Object(_) => "an object",
-            Self::Other(kind, _) => kind.name(),
-        }
+        self.kind.map_or("missing", Kind::name)
     }
 }
 
-/// The fields of `params`.
-#[derive(Debug, Clone, Copy)]
+/// The fields of `params`. They are written in place and never moved.
 struct Fields<'a> {
-    momoid: Found<'a>,
-    kind: Found<'a>,
-    business: Found<'a>,
-    log_type: Found<'a>,
-    body: Found<'a>,
+    found: [Found<'a>; 5],
+    /// The last body that is an object.
+    body: Body<'a>,
 }
 
-impl Fields<'_> {
-    const NONE: Self = Self {
-        momoid: Found::Nothing,
-        kind: Found::Nothing,
-        business: Found::Nothing,
-        log_type: Found::Nothing,
-        body: Found::Nothing,
-    };
+impl<'a> Fields<'a> {
+    fn new() -> Self {
+        let found = [Found { kind: None, escaped: false, raw: b"" }; 5];
+        Self { found, body: Body::default() }
+    }
+
+    fn clear(&mut self) {
+        self.found.iter_mut().for_each(|found| found.kind = None);
+    }
+
+    #[inline(always)]
+    fn get(&self, field: Field) -> &Found<'a> {
+        &self.found[field as usize]
+    }
 }
 
 /// Decodes one element after the other, with memory that it keeps.
 #[derive(Debug, Default)]
 pub(crate) struct Decoder {
+    marker: Marker,
     nesting: Nesting,
     body_copy: Vec<u8>,
 }
@@ -140,7 +160,10 @@ pub(crate) struct Decoder {
 impl Decoder {
     /// The parts of an element's event.
     pub(crate) fn decode<'a>(&'a mut self, bytes: &'a [u8]) -> Result<Element<'a>, Rejection> {
-        if let Err(error) = std::str::from_utf8(bytes) {
+        let marked = self.marker.mark(bytes);
+        if !marked.is_ascii
+            && let Err(error) = std::str::from_utf8(bytes)
+        {
             return Err(Rejection::new(
                 Reason::NotJson,
                 format!("not UTF-8 from byte {} on", error.valid_up_to()),
@@ -149,27 +172,24 @@ impl Decoder {
         self.nesting.shrink_to(NESTING_KEPT);
         self.body_copy.clear();
         self.body_copy.shrink_to(BODY_BYTES_KEPT);
-        let params = top_level(bytes, &mut self.nesting).map_err(not_json)?;
-        let fields = match params {
-            Params::Fields(fields) => fields,
+        let mut fields = Fields::new();
+        let params = top_level(marked, &mut fields, &mut self.nesting).map_err(not_json)?;
+        match params {
+            Params::Fields => {}
             Params::Missing => return Err(wrong("params", "missing", "an object")),
             Params::Wrong(kind) => return Err(wrong("params", kind.name(), "an object")),
             Params::NotAnObject(kind) => return Err(wrong("the element", kind.name(), "an object")),
-        };
-        let (momoid, _) = text("momoid", fields.momoid)?;
-        let (kind, _) = text("type", fields.kind)?;
-        let (business, business_raw) = text("businessName", fields.business)?;
-        let log_type = match fields.log_type {
-            Found::Nothing | Found::Other(Kind::Null, _) => LogType::default(),
-            Found::Other(Kind::Number, raw) => LogType::parse(raw)
-                .ok_or_else(|| wrong("log_type", &String::from_utf8_lossy(raw), "an integer of 64 bits"))?,
-            other => return Err(wrong("log_type", other.name(), "a number")),
-        };
-        let Found::Object(body) = fields.body else {
-            return Err(wrong("body", fields.body.name(), "an object"));
-        };
+        }
+        let momoid = text("momoid", fields.get(Field::Momoid))?;
+        let kind = text("type", fields.get(Field::Kind))?;
+        let business = text("businessName", fields.get(Field::Business))?;
+        let log_type = log_type(fields.get(Field::LogType))?;
+        if fields.get(Field::Body).kind != Some(Kind::Object) {
+            return Err(wrong("body", fields.get(Field::Body).name(), "an object"));
+        }
         let (body_open, body_members) =
-            body.open(!log_type.digits().is_empty(), &mut self.body_copy, &mut self.nesting);
+            fields.body.open(marked, !log_type.digits().is_empty(), &mut self.body_copy, &mut self.nesting);
+        let business_raw = fields.get(Field::Business).raw;
         Ok(Element { momoid, kind, business, business_raw, log_type, body_open, body_members })
     }
 }
@@ -182,28 +202,41 @@ fn wrong(field: &str, found: &str, expected: &str) -> Rejection {
     Rejection::new(Reason::WrongShape, format!("{field} is {found}, expected {expected}"))
 }
 
-fn text<'a>(field: &str, found: Found<'a>) -> Result<(Cow<'a, [u8]>, &'a [u8]), Rejection> {
-    match found {
-        Found::Text(text) if !text.escaped => Ok((Cow::Borrowed(text.raw), text.raw)),
-        Found::Text(text) => {
-            let unescaped = unescape(text).ok_or_else(|| {
-                Rejection::new(Reason::NotJson, format!("{field} holds half of a surrogate pair"))
-            })?;
-            Ok((Cow::Owned(unescaped.into_bytes()), text.raw))
-        }
-        other => Err(wrong(field, other.name(), "a string")),
+#[inline(always)]
+fn text<'a>(field: &str, found: &Found<'a>) -> Result<Cow<'a, [u8]>, Rejection> {
+    if found.kind != Some(Kind::String) {
+        return Err(wrong(field, found.name(), "a string"));
+    }
+    if found.escaped { unescaped(field, found.raw) } else { Ok(Cow::Borrowed(found.raw)) }
+}
+
+#[inline(never)]
+fn unescaped<'a>(field: &str, raw: &'a [u8]) -> Result<Cow<'a, [u8]>, Rejection> {
+    let half = || Rejection::new(Reason::NotJson, format!("{field} holds half of a surrogate pair"));
+    Ok(Cow::Owned(unescape(raw).ok_or_else(half)?.into_bytes()))
+}
+
+#[inline(always)]
+fn log_type<'a>(found: &Found<'a>) -> Result<LogType<'a>, Rejection> {
+    match found.kind {
+        None | Some(Kind::Null) => Ok(LogType::Written(b"")),
+        Some(Kind::Number) => LogType::parse(found.raw)
+            .ok_or_else(|| wrong("log_type", &String::from_utf8_lossy(found.raw), "an integer of 64 bits")),
+        Some(kind) => Err(wrong("log_type", kind.name(), "a number")),
     }
 }
 
-enum Params<'a> {
-    Fields(Fields<'a>),
+enum Params {
+    Fields,
     Missing,
     Wrong(Kind),
     NotAnObject(Kind),
 }
 
-fn top_level<'a>(bytes: &'a [u8], nesting: &mut Nesting) -> Result<Params<'a>, Broken> {
-    let mut scanner = Scanner::new(bytes);
+/// Walks over the whole text. `found` is what the last `params` hold, when those are an object.
+#[inline(always)]
+fn top_level<'a>(text: Marked<'a>, found: &mut Fields<'a>, nesting: &mut Nesting) -> Result<Params, Broken> {
+    let mut scanner = Scanner::new(text, 0);
     let kind = scanner.kind()?;
     if kind != Kind::Object {
         scanner.value(nesting)?;
@@ -216,7 +249,11 @@ fn top_level<'a>(bytes: &'a [u8], nesting: &mut Nesting) -> Result<Params<'a>, B
     while let Some(name) = key {
         if is(name, b"params") {
             params = match scanner.kind()? {
-                Kind::Object => Params::Fields(fields(&mut scanner, nesting)?),
+                Kind::Object => {
+                    found.clear();
+                    scanner = fields(scanner, found, nesting)?;
+                    Params::Fields
+                }
                 kind => {
                     scanner.value(nesting)?;
                     Params::Wrong(kind)
@@ -231,41 +268,60 @@ fn top_level<'a>(bytes: &'a [u8], nesting: &mut Nesting) -> Result<Params<'a>, B
     Ok(params)
 }
 
-fn fields<'a>(scanner: &mut Scanner<'a>, nesting: &mut Nesting) -> Result<Fields<'a>, Broken> {
-    let mut fields = Fields::NONE;
+#[inline(always)]
+fn fields<'a>(
+    mut scanner: Scanner<'a>,
+    fields: &mut Fields<'a>,
+    nesting: &mut Nesting,
+) -> Result<Scanner<'a>, Broken> {
     scanner.take(b'{');
     let mut key = scanner.first_key()?;
     while let Some(name) = key {
-        match field(&mut fields, name) {
-            Some(field) => *field = found(scanner, nesting)?,
-            None => {
-                scanner.value(nesting)?;
+        let Some(field) = field(name) else {
+            scanner.value(nesting)?;
+            key = scanner.next_key()?;
+            continue;
+        };
+        let kind = scanner.kind()?;
+        let (raw, escaped) = match kind {
+            Kind::String => {
+                let text = scanner.string()?;
+                (text.raw, text.escaped)
             }
-        }
+            Kind::Object if matches!(field, Field::Body) => {
+                fields.body = Body::scan(&mut scanner, nesting)?;
+                (fields.body.raw, false)
+            }
+            _ => {
+                let start = scanner.at();
+                scanner.value(nesting)?;
+                (scanner.since(start), false)
+            }
+        };
+        fields.found[field as usize] = Found { kind: Some(kind), escaped, raw };
         key = scanner.next_key()?;
     }
-    Ok(fields)
+    Ok(scanner)
 }
 
-fn field<'f, 'a>(fields: &'f mut Fields<'a>, name: Text<'_>) -> Option<&'f mut Found<'a>> {
-    if name.escaped {
-        let unescaped = unescape(name)?;
-        return field(fields, Text { raw: unescaped.as_bytes(), escaped: false });
-    }
-    Some(match name.raw {
-        b"momoid" => &mut fields.momoid,
-        b"type" => &mut fields.kind,
-        b"businessName" => &mut fields.business,
-        b"log_type" => &mut fields.log_type,
-        b"body" => &mut fields.body,
+#[inline(always)]
+fn field(name: Text<'_>) -> Option<Field> {
+    if name.escaped { escaped_field(name.raw) } else { plain_field(name.raw) }
+}
+
+#[inline(never)]
+fn escaped_field(name: &[u8]) -> Option<Field> {
+    plain_field(unescape(name)?.as_bytes())
+}
+
+#[inline(always)]
+fn plain_field(name: &[u8]) -> Option<Field> {
+    Some(match name {
+        b"momoid" => Field::Momoid,
+        b"type" => Field::Kind,
+        b"businessName" => Field::Business,
+        b"log_type" => Field::LogType,
+        b"body" => Field::Body,
         _ => return None,
-    })
-}
-
-fn found<'a>(scanner: &mut Scanner<'a>, nesting: &mut Nesting) -> Result<Found<'a>, Broken> {
-    Ok(match scanner.kind()? {
-        Kind::String => Found::Text(scanner.string()?),
-        Kind::Object => Found::Object(Body::scan(scanner, nesting)?),
-        kind => Found::Other(kind, scanner.value(nesting)?),
     })
 }

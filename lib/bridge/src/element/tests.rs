@@ -212,6 +212,36 @@ fn deflated_elements_are_inflated_within_bounds() {
     assert_eq!(inflater.inflate(&packed).unwrap(), SAMPLE, "after the broken ones");
 }
 
+#[test]
+fn what_stops_a_string_is_found_wherever_it_stands() {
+    for pad in 0..200 {
+        let fill = "x".repeat(pad);
+        let digits = "7".repeat(pad + 1);
+        let body = format!("{{\"{fill}\":\"{fill}\\\"{fill}\",\"n\":-{digits}.{digits}e{digits}}}");
+        let out = with_body(&body);
+        assert!(out.contains(&body[..body.len() - 1]), "{out}");
+        let params = format!("\"momoid\":\"{fill}\n\",\"body\":{{}}");
+        let at = element(&params).iter().position(|&byte| byte == b'\n').unwrap();
+        let expected = format!("at byte {at}: expected a character or the end of a string");
+        assert_eq!(reason(&element(&params)), (Reason::NotJson, expected));
+        let cut = format!("{{\"a\":\"{fill}");
+        let expected = format!("at byte {}: expected a character or the end of a string", cut.len());
+        assert_eq!(reason(cut.as_bytes()), (Reason::NotJson, expected));
+    }
+}
+
+#[test]
+fn an_element_is_decoded_the_same_after_any_other() {
+    let mut decoder = Decoder::default();
+    let mut body = |bytes: &[u8]| decoder.decode(bytes).map(|element| element.body().concat());
+    let first = body(SAMPLE).unwrap();
+    let large = element(&format!(r#""momoid":"{}","x":[]"#, "\\n".repeat(2 << 20)));
+    for other in [&large[..], &large[..large.len() / 2], &SAMPLE[..70], b"", b"{\"a\":\"\n\xff"] {
+        assert!(body(other).is_err());
+        assert_eq!(body(SAMPLE).unwrap(), first);
+    }
+}
+
 /// Any JSON, small.
 fn any_json() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
@@ -234,6 +264,18 @@ fn any_json() -> impl Strategy<Value = Value> {
 fn key() -> impl Strategy<Value = String> {
     let known = ["momoid", "businessName", "type", "log_type", "body", "business_type", "params", "\"\\\t"];
     prop_oneof![prop::sample::select(known.map(str::to_owned).to_vec()), any::<String>()]
+}
+
+/// An element with a bit of everything.
+const EDITED: &[u8] = br#"{"action":"a","params":{"momoid":"1\u00e9","businessName":"b","type":"t","log_type":3,"list":[[],{},[1,{"a":"b"}]],
+    "body":{"minus":-1.5e-7,"zero":0,"text":"\\\"\/\n","wide":"\u964c\u964c \ud83d\ude00","yes":true,"no":false,"none":null}}}"#;
+
+/// Bytes that mean something to JSON, and some others.
+fn byte() -> impl Strategy<Value = u8> {
+    prop_oneof![
+        prop::sample::select(b"{}[]\":,\\u0a1e+-.E tfnrulse9/\n\t\r\x00\x1f\x7f\x80\xe9\xff".to_vec()),
+        any::<u8>()
+    ]
 }
 
 /// What an event is made of, as values.
@@ -311,6 +353,33 @@ proptest! {
             let raw: Result<&serde_json::value::RawValue, _> = serde_json::from_slice(&bytes);
             prop_assert!(raw.is_ok(), "{:?}", String::from_utf8_lossy(&bytes));
         }
+    }
+
+    #[test]
+    fn an_edited_element_is_json_exactly_when_the_reference_says_so(
+        pad in 0..80_usize,
+        edits in prop::collection::vec((any::<prop::sample::Index>(), 0..4_u8, byte()), 0..4),
+        pretty: bool,
+    ) {
+        let value: Value = serde_json::from_slice(EDITED).unwrap();
+        let bytes = if pretty { serde_json::to_vec_pretty(&value) } else { serde_json::to_vec(&value) };
+        let mut bytes = [b" ".repeat(pad), bytes.unwrap()].concat();
+        for (at, edit, byte) in edits {
+            let at = at.index(bytes.len() + 1);
+            match edit {
+                0 => bytes.truncate(at.max(1)),
+                1 if at < bytes.len() => bytes[at] = byte,
+                2 if at < bytes.len() => drop(bytes.remove(at)),
+                _ => bytes.insert(at, byte),
+            }
+        }
+        // Text of a field is also looked at for halves of surrogate pairs.
+        let ours = match event(&bytes) {
+            Err(Rejection { reason: Reason::NotJson, detail }) => detail.contains("surrogate"),
+            _ => true,
+        };
+        let reference: Result<&serde_json::value::RawValue, _> = serde_json::from_slice(&bytes);
+        prop_assert_eq!(ours, reference.is_ok(), "{}", bytes.escape_ascii());
     }
 
     #[test]
