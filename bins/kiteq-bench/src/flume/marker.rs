@@ -7,6 +7,7 @@
 /// Its length.
 pub const MARKER_BYTES: usize = 62;
 const MAGIC: &[u8] = b"kbench:";
+const DIGITS: &[u8; 16] = b"0123456789abcdef";
 
 /// The identity of an element.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,8 +38,8 @@ impl Marker {
     /// Finds the first one in `text`.
     #[must_use]
     pub fn find(text: &[u8]) -> Option<Self> {
-        let mut from = 0;
         // Its first letter is rare in what stands before it.
+        let mut from = 0;
         while let Some(at) = text.get(from..)?.iter().position(|&byte| byte == MAGIC[0]) {
             from += at;
             if let Some(marker) = text.get(from..from + MARKER_BYTES).and_then(Self::read) {
@@ -64,19 +65,30 @@ impl Marker {
 }
 
 fn put_hex(out: &mut Vec<u8>, value: u64, digits: u32) {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
     out.extend((0..digits).rev().map(|digit| DIGITS[(value >> (4 * digit) & 15) as usize]));
 }
 
+/// What a digit counts, and [`NO_DIGIT`] for what is none.
+const HEX: [u8; 256] = {
+    let mut values = [NO_DIGIT; 256];
+    let mut value = 0;
+    while value < 16 {
+        values[DIGITS[value as usize] as usize] = value;
+        value += 1;
+    }
+    values
+};
+/// Has a bit that no digit has.
+const NO_DIGIT: u8 = 0x80;
+
 fn hex(digits: &[u8]) -> Option<u64> {
-    digits.iter().try_fold(0, |value, &digit| {
-        let digit = match digit {
-            b'0'..=b'9' => digit - b'0',
-            b'a'..=b'f' => digit - b'a' + 10,
-            _ => return None,
-        };
-        Some(value << 4 | u64::from(digit))
-    })
+    let (mut value, mut seen) = (0, 0);
+    for &digit in digits {
+        let digit = HEX[usize::from(digit)];
+        seen |= digit;
+        value = value << 4 | u64::from(digit);
+    }
+    (seen & NO_DIGIT == 0).then_some(value)
 }
 
 #[cfg(test)]
