@@ -1,6 +1,6 @@
 //! Which business an element goes to.
 
-use std::collections::HashMap;
+use hashbrown::HashMap;
 
 /// What stands for a business that is not served.
 const DEFAULT: &[u8] = b"default";
@@ -10,20 +10,24 @@ const DEFAULT: &[u8] = b"default";
 pub(crate) struct Routes {
     names: Vec<String>,
     places: HashMap<Box<[u8]>, usize>,
-    has_default: bool,
+    /// Those that stand for others, by what follows the word.
+    defaults: HashMap<Box<[u8]>, usize>,
 }
 
 impl Routes {
     /// Names that occur twice count once.
     pub(crate) fn new(businesses: &[String]) -> Self {
-        let mut routes = Self { names: Vec::new(), places: HashMap::new(), has_default: false };
+        let mut routes = Self { names: Vec::new(), places: HashMap::new(), defaults: HashMap::new() };
         for name in businesses {
-            let key = name.as_bytes().into();
+            let key: Box<[u8]> = name.as_bytes().into();
             if routes.places.contains_key(&key) {
                 continue;
             }
-            routes.places.insert(key, routes.names.len());
-            routes.has_default |= name.as_bytes().starts_with(DEFAULT);
+            let place = routes.names.len();
+            if let Some(log_type) = key.strip_prefix(DEFAULT) {
+                routes.defaults.insert(log_type.into(), place);
+            }
+            routes.places.insert(key, place);
             routes.names.push(name.clone());
         }
         routes
@@ -36,14 +40,7 @@ impl Routes {
     /// The business called `name`, which is the element's business and log type, or else the default one of that log type.
     #[inline]
     pub(crate) fn find(&self, name: &[u8], log_type: &[u8]) -> Option<usize> {
-        self.places.get(name).copied().or_else(|| self.default_of(log_type))
-    }
-
-    fn default_of(&self, log_type: &[u8]) -> Option<usize> {
-        if !self.has_default {
-            return None;
-        }
-        self.places.get([DEFAULT, log_type].concat().as_slice()).copied()
+        self.places.get(name).or_else(|| self.defaults.get(log_type)).copied()
     }
 }
 

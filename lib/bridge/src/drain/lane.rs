@@ -159,7 +159,9 @@ impl Lane {
         if self.builder.is_empty() {
             return None;
         }
-        let fresh = BatchBuilder::new(self.limits.protocol, self.limits.frame_bytes_max);
+        // As much memory as this one took, so that the next need not grow.
+        let bytes = self.builder.frame_bytes();
+        let fresh = BatchBuilder::with_capacity(self.limits.protocol, self.limits.frame_bytes_max, bytes);
         let batch = std::mem::replace(&mut self.builder, fresh).finish();
         let spans = std::mem::take(&mut self.spans);
         Some(Parcel { lane: self.place, batch, spans, claimed_at: self.claimed_at, full_at: now })
