@@ -39,7 +39,7 @@ pub(crate) use outage::Outage;
 pub(crate) use progress::Progress;
 
 /// Pages that are asked for ahead of their elements' reading.
-const PAGES_AHEAD: usize = 3;
+const PAGES_AHEAD: usize = 6;
 /// How long an empty queue is left alone.
 const IDLE_POLL: Duration = Duration::from_millis(10);
 /// How often gauges are set, and bounds that somebody else may have cleared are looked at.
