@@ -11,7 +11,8 @@ use std::time::Instant;
 use crate::config::ClaimMode;
 use crate::drain::claims::{Claims, Slot};
 use crate::redis::{
-    Connection, Dialer, Head, Keys, Owner, RedisError, Reply, Script, Scripts, head, skip_crlf, unix_ms,
+    Connection, Dialer, Head, Keys, Owner, RedisError, Reply, Script, Scripts, head, short_bulk, skip_crlf,
+    unix_ms,
 };
 
 type Opening = Pin<Box<dyn Future<Output = Result<(Connection, Scripts), RedisError>> + Send>>;
@@ -350,9 +351,15 @@ fn take_elements(
             return Ok(None);
         }
         let rest = &bytes[*at..];
-        let Some((head, head_len)) = head(rest)? else { return Ok(Some(0)) };
-        let Head::Bulk(Some(len)) = head else {
-            return Err(RedisError::Protocol { reason: format!("an element is answered {head:?}") });
+        let (len, head_len) = match short_bulk(rest) {
+            Some(short) => short,
+            None => match head(rest)? {
+                Some((Head::Bulk(Some(len)), head_len)) => (len, head_len),
+                Some((head, _)) => {
+                    return Err(RedisError::Protocol { reason: format!("an element is answered {head:?}") });
+                }
+                None => return Ok(Some(0)),
+            },
         };
         if len > element_bytes_max {
             reader.oversize(slot, *index, len);

@@ -16,6 +16,6 @@ pub(crate) use address::Address;
 pub(crate) use connection::{Connection, Dialer};
 pub(crate) use error::{RedisError, Refusal};
 pub(crate) use keys::{Keys, Owner, Source, unix_ms};
-pub(crate) use reply::{Head, Reply, head, skip_crlf};
+pub(crate) use reply::{Head, Reply, head, short_bulk, skip_crlf};
 pub(crate) use scripts::{PARK_FULL, PARK_GONE, Script, Scripts};
 pub(crate) use tls::connector as tls_connector;

@@ -37,6 +37,26 @@ pub(crate) fn head(bytes: &[u8]) -> Result<Option<(Head<'_>, usize)>, RedisError
     Ok(Some((head, end + 2)))
 }
 
+/// How many bytes a bulk string has and how many its first line, when that line is at the start of `bytes` and short, as it is for
+/// elements; [`head`] reads whatever this does not. It returns in registers what a [`Head`] would be read back from memory.
+#[inline(always)]
+pub(crate) fn short_bulk(bytes: &[u8]) -> Option<(usize, usize)> {
+    const LINE: usize = 10;
+    let line: &[u8; LINE] = bytes.first_chunk()?;
+    if line[0] != b'$' {
+        return None;
+    }
+    let mut len = 0;
+    for at in 1..LINE - 1 {
+        let digit = line[at].wrapping_sub(b'0');
+        if digit > 9 {
+            return (at > 1 && line[at..].starts_with(b"\r\n")).then_some((len, at + 2));
+        }
+        len = len * 10 + usize::from(digit);
+    }
+    None
+}
+
 fn line_end(bytes: &[u8]) -> Result<Option<usize>, RedisError> {
     let looked_at = &bytes[..bytes.len().min(LINE_BYTES_MAX)];
     match looked_at.iter().position(|&byte| byte == b'\r') {
@@ -178,6 +198,23 @@ mod tests {
             Reply::Array(vec![Reply::Nil]),
         ]);
         assert_eq!(reply, expected);
+    }
+
+    #[test]
+    fn the_short_way_reads_what_the_long_way_does_or_nothing() {
+        let texts = ["$0", "$7", "$1234567", "$12345678", "$", "$-1", "$1x", "$1\r", "*3", "+OK", ":1"];
+        for text in texts {
+            for rest in ["\r\n", "\r\nabcdefgh", "\rabcdefghi", "abcdefghij"] {
+                let bytes = [text, rest].concat();
+                let long = head(bytes.as_bytes()).ok().flatten();
+                if let Some((len, head_len)) = short_bulk(bytes.as_bytes()) {
+                    assert_eq!(long, Some((Head::Bulk(Some(len)), head_len)), "{bytes:?}");
+                }
+            }
+        }
+        assert_eq!(short_bulk(b"$7\r\nabcdefg\r\n"), Some((7, 4)));
+        assert_eq!(short_bulk(b"$1234567\r\n"), Some((1_234_567, 10)));
+        assert_eq!(short_bulk(b"$7\r\nabc"), None, "the long way finds that there is more to come");
     }
 
     #[test]
