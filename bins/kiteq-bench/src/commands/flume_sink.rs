@@ -78,7 +78,7 @@ impl fmt::Display for SinkReport {
 /// When the port cannot be had, or a file cannot be used.
 pub async fn run(args: FlumeSinkArgs, signals: &mut Signals) -> anyhow::Result<Verdict> {
     let options = server_options(&args)?;
-    let sink = Arc::new(open(args.ledger.as_deref(), &args.faults)?);
+    let sink = Arc::new(open(args.ledger.as_deref(), &args.faults, args.end.count)?);
     let server = Server::bind(args.listen, options)
         .await
         .with_context(|| format!("cannot listen on {}: take another port with --listen", args.listen))?;
@@ -119,7 +119,7 @@ fn server_options(args: &FlumeSinkArgs) -> anyhow::Result<ServerOptions> {
 }
 
 /// A sink with the books of its ledger.
-fn open(ledger: Option<&Path>, faults: &FaultArgs) -> anyhow::Result<Sink> {
+fn open(ledger: Option<&Path>, faults: &FaultArgs, enough: Option<u64>) -> anyhow::Result<Sink> {
     let mut books = Books::default();
     if let Some(path) = ledger.filter(|path| path.exists()) {
         journal::read(path)?.iter().for_each(|line| books.book(line));
@@ -135,21 +135,13 @@ fn open(ledger: Option<&Path>, faults: &FaultArgs) -> anyhow::Result<Sink> {
         stall_after: faults.stall_after,
         stall_for: faults.stall_for,
     });
-    Ok(Sink::new(faults, books, journal))
+    Ok(Sink::new(faults, books, journal, enough))
 }
 
 async fn until_end(sink: &Sink, end: &SinkEndArgs, quiet: bool, signals: &mut Signals) {
     let mut progress = Progress::new("flume-sink", quiet);
     let over_at = end.duration.map(|duration| Instant::now() + duration);
-    let mut received = sink.received.subscribe();
-    let enough = async {
-        match end.count {
-            // The sender lives as long as the sink.
-            Some(count) => drop(received.wait_for(|&received| received >= count).await),
-            None => std::future::pending().await,
-        }
-    };
-    let mut enough = std::pin::pin!(enough);
+    let mut enough = std::pin::pin!(sink.has_enough.cancelled());
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {

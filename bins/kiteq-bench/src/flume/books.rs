@@ -75,8 +75,8 @@ impl Books {
     }
 
     fn run(&mut self, run_id: u64, sequence: u64) -> Option<&mut Run> {
-        let known = self.runs.contains_key(&run_id);
-        if sequence >= SEQUENCE_MAX || !known && self.runs.len() >= RUNS_MAX {
+        let is_full = self.runs.len() >= RUNS_MAX && !self.runs.contains_key(&run_id);
+        if sequence >= SEQUENCE_MAX || is_full {
             self.alien += 1;
             return None;
         }

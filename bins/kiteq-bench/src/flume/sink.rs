@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use kiteq_flume::{Answer, EventBatch, Handler, Incoming, Status};
-use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::clock::{clock_tag, now_ns};
 use crate::counters::Counters;
@@ -44,17 +44,18 @@ pub struct Sink {
     pub counters: Counters,
     /// What goes wrong.
     pub faults: FaultPlan,
-    /// Different elements taken so far, for whoever waits for them.
-    pub received: watch::Sender<u64>,
+    /// Cancelled once so many different elements were taken as are wanted: whoever waits for them is not woken by each batch.
+    pub has_enough: CancellationToken,
+    enough: u64,
     taken: Mutex<Taken>,
     clock_tag: u32,
 }
 
 impl Sink {
-    /// A sink with these books, which what it takes is added to, in the journal first.
+    /// A sink with these books, which what it takes is added to, in the journal first. `enough` different elements are wanted, those
+    /// in the books included; without a number there are never enough.
     #[must_use]
-    pub fn new(faults: FaultPlan, books: Books, journal: Option<Journal>) -> Self {
-        let received = watch::Sender::new(books.received());
+    pub fn new(faults: FaultPlan, books: Books, journal: Option<Journal>, enough: Option<u64>) -> Self {
         let taken = Taken {
             books,
             latencies: Latencies::default(),
@@ -64,12 +65,21 @@ impl Sink {
             journal,
             scratch: Vec::new(),
         };
-        Self {
+        let sink = Self {
             counters: Counters::default(),
             faults,
-            received,
+            has_enough: CancellationToken::new(),
+            enough: enough.unwrap_or(u64::MAX),
             taken: Mutex::new(taken),
             clock_tag: clock_tag(),
+        };
+        sink.count_up(&sink.taken().books);
+        sink
+    }
+
+    fn count_up(&self, books: &Books) {
+        if books.received() >= self.enough {
+            self.has_enough.cancel();
         }
     }
 
@@ -93,7 +103,7 @@ impl Sink {
             Counters::add(&self.counters.delivered_bytes, bytes as u64);
             Counters::add(&self.counters.foreign, (events.len() - markers.len()) as u64);
             self.counters.last_delivery_ns.store(now_ns, Relaxed);
-            self.received.send_replace(taken.books.received());
+            self.count_up(&taken.books);
         }
         taken.scratch = markers;
         written
