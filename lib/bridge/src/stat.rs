@@ -42,6 +42,8 @@ pub struct QueueStat {
     pub claims: u64,
     /// Elements read whose fate is open.
     pub in_flight: u64,
+    /// Claims that were put back since the start: those of instances that are gone, and this bridge's own at its stop.
+    pub put_back: u64,
 }
 
 /// One business.

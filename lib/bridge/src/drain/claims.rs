@@ -24,8 +24,8 @@ pub(crate) struct Claim {
     settled: u64,
     /// Pages that are not done, or stand behind one that is not; in their order.
     pages: VecDeque<Slot>,
-    /// Another instance took it from us.
-    is_gone: bool,
+    /// Another instance took it from us: nothing more is read from it, and nothing of it is settled.
+    pub(crate) is_gone: bool,
 }
 
 /// Consecutive elements of a claim that are read with one command.
@@ -181,7 +181,6 @@ impl Claims {
         let Some(number) = self.page(slot).map(|page| page.claim) else { return false };
         let Some(claim) = self.claims.get_mut(&number) else { return false };
         self.backlog.retain(|other| *other != number);
-        claim.elements = Some(claim.asked);
         !std::mem::replace(&mut claim.is_gone, true)
     }
 
@@ -296,7 +295,8 @@ impl Claims {
             claim.pages.pop_front();
             done.push(slot);
         }
-        let keep = claim.elements.unwrap_or(claim.settled).saturating_sub(claim.settled);
+        let end = claim.elements.filter(|_| !claim.is_gone).unwrap_or(claim.asked);
+        let keep = end.saturating_sub(claim.settled);
         (!done.is_empty()).then_some(Settlement { claim: number, keep, pages: done })
     }
 
@@ -337,7 +337,7 @@ impl Claims {
 
 impl Claim {
     fn unasked(&self) -> u64 {
-        self.elements.unwrap_or(0).saturating_sub(self.asked)
+        if self.is_gone { 0 } else { self.elements.unwrap_or(0).saturating_sub(self.asked) }
     }
 
     /// A place as Redis counts it from the list's end. The claim's length is known.
@@ -439,7 +439,11 @@ mod tests {
         claims.read_all(slot);
         claims.finish([Span { slot, first: 0, count: 4 }]);
         assert_eq!((claims.next_of(|_| true), claims.waiting()), (None, 0));
-        assert_eq!(claims.take_done(), [Settlement { claim: 0, keep: 0, pages: vec![slot] }]);
+        let places = claims.range(Span { slot, first: 0, count: 4 });
+        assert_eq!(places, (-1000, -997), "those of the list that it was");
+        let ended = claims.take_done();
+        assert_eq!(ended, [Settlement { claim: 0, keep: 0, pages: vec![slot] }]);
+        assert!(claims.close(&ended[0]));
     }
 
     #[test]

@@ -215,13 +215,13 @@ impl<D: Deliver> Intake<D> {
         let mut settled = self.claims.take_done();
         settled.retain(|settlement| {
             let claim = settlement.pages.first().and_then(|slot| self.claims.claim_of(*slot));
-            // Nothing was claimed, or there is no claim in Redis.
-            let is_in_redis = self.context.mode == ClaimMode::Script
-                && claim.is_some_and(|claim| claim.elements != Some(0));
-            if !is_in_redis {
+            // Popped without a claim, or nothing was claimed, or it is not ours any more.
+            let is_ours = self.context.mode == ClaimMode::Script
+                && claim.is_some_and(|claim| claim.elements != Some(0) && !claim.is_gone);
+            if !is_ours {
                 self.claims.close(settlement);
             }
-            is_in_redis
+            is_ours
         });
         if !settled.is_empty() {
             self.keeper.give(Job::Settle(settled));

@@ -69,6 +69,7 @@ impl Progress {
             parked: read(&self.parked),
             claims: read(&self.claims),
             in_flight: read(&self.in_flight),
+            put_back: read(&self.put_back),
         }
     }
 }

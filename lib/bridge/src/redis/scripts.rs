@@ -16,7 +16,8 @@ const FLAGS: &str = "#!lua flags=allow-oom\n";
 
 /// How many elements the claim has. The name stands in the hash before an element moves, so that none is ever in a list that nobody
 /// knows. A claim that is held already stays as it is, for its reply was lost; it has none while it is being put back. A user who may not
-/// trim lists could not settle what is claimed: trimming nothing finds that out before.
+/// trim lists could not settle what is claimed: trimming nothing finds that out before. A queue that was to expire does not take along
+/// what is claimed.
 ///
 /// KEYS source, claims, claim; ARGV name, value.
 const CLAIM: &str = "
@@ -31,6 +32,7 @@ if moved.err then
   redis.call('HDEL', KEYS[2], ARGV[1])
   return moved
 end
+redis.pcall('PERSIST', KEYS[3])
 return waiting
 ";
 
@@ -278,6 +280,7 @@ mod tests {
         for takes_flags in [true, false] {
             push(&mut connection, "queue", 0..6000).await;
             let scripts = Scripts::load_as(&mut connection, takes_flags).await.unwrap();
+            connection.ask("EXPIRE", &[b"EXPIRE", b"queue", b"100"]).await.unwrap();
             // Asked again, it is the same claim.
             for _ in 0..2 {
                 let claimed =
@@ -285,6 +288,8 @@ mod tests {
                 assert_eq!(claimed, Reply::Integer(6000), "flags: {takes_flags}");
                 push(&mut connection, "queue", 6000..6001).await;
             }
+            let expires = connection.ask("TTL", &[b"TTL", b"claim"]).await.unwrap();
+            assert_eq!(expires, Reply::Integer(-1), "never");
             for keep in [3500, 3500, 1, 0] {
                 let arguments = ["name", &keep.to_string()];
                 let held =
