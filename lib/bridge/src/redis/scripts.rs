@@ -95,16 +95,19 @@ if trims.err then return trims end
 if redis.call('EXISTS', KEYS[2]) == 1 then redis.call('RENAMENX', KEYS[2], KEYS[3]) end
 local held, waiting = redis.call('LLEN', KEYS[3]), redis.call('LLEN', KEYS[4])
 local count = math.min(held, waiting, tonumber(ARGV[3]))
-if held <= waiting then
-  for i = 1, count do redis.call('RPOPLPUSH', KEYS[3], KEYS[4]) end
-else
-  local first = 0
-  while first < count do
-    local last = math.min(first + 1000, count) - 1
-    redis.call('RPUSH', KEYS[3], unpack(redis.call('LRANGE', KEYS[4], first, last)))
-    first = last + 1
+local left = count
+while left > 0 do
+  local some = math.min(left, 1000)
+  left = left - some
+  if held <= waiting then
+    local elements, turned = redis.call('LRANGE', KEYS[3], -some, -1), {}
+    for i = 1, some do turned[i] = elements[some + 1 - i] end
+    redis.call('LPUSH', KEYS[4], unpack(turned))
+    redis.call('LTRIM', KEYS[3], 0, -some - 1)
+  else
+    redis.call('RPUSH', KEYS[3], unpack(redis.call('LRANGE', KEYS[4], 0, some - 1)))
+    redis.call('LTRIM', KEYS[4], some, -1)
   end
-  redis.call('LTRIM', KEYS[4], count, -1)
 end
 if count < math.min(held, waiting) then return {held, 0} end
 if held > waiting then redis.call('RENAME', KEYS[3], KEYS[4]) end
