@@ -16,7 +16,7 @@ pub(crate) const LOG_TYPE: &[u8] = b"log_type";
 /// What a walk over the object found.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Body<'a> {
-    start: usize,
+    pub(crate) start: usize,
     /// From `{` to `}`.
     pub(crate) raw: &'a [u8],
     pub(crate) members: bool,

@@ -81,6 +81,33 @@ impl Marker {
 }
 
 impl Marked<'_> {
+    /// The stops from byte `at` on.
+    #[inline(always)]
+    pub(crate) fn stops(&self, at: usize) -> Stops {
+        let block = at - at % BLOCK;
+        Stops { bits: look(self.stops, block).unwrap_or(!0) & (!0 << (at - block)), block }
+    }
+
+    /// Takes two stops, which mostly are in one block. Past the end of the text each byte is one.
+    #[inline(always)]
+    pub(crate) fn next_stops(&self, stops: &mut Stops) -> (usize, usize) {
+        let Stops { bits, block } = *stops;
+        let after = bits & bits.wrapping_sub(1);
+        if after == 0 {
+            let two;
+            (*stops, two) = next_stops_across(self.stops, *stops);
+            return two;
+        }
+        stops.bits = after & after.wrapping_sub(1);
+        (block + bits.trailing_zeros() as usize, block + after.trailing_zeros() as usize)
+    }
+
+    /// A bit for each byte from `at` on that is no digit, of 57 bytes or more. Nothing past the end.
+    #[inline(always)]
+    pub(crate) fn ends(&self, at: usize) -> Option<u64> {
+        look(self.ends, at)
+    }
+
     /// The first byte from `at` on that a string does not simply go on with.
     #[inline(always)]
     pub(crate) fn stop(&self, at: usize) -> usize {
@@ -94,17 +121,47 @@ impl Marked<'_> {
     }
 }
 
+/// The stops from some place on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Stops {
+    /// Those of a block that are left.
+    bits: u64,
+    /// Where the block begins.
+    block: usize,
+}
+
 /// The first bit that is set, from bit `at` on.
 #[inline(always)]
 fn next(bits: &[u8], mut at: usize) -> Option<usize> {
     loop {
-        let look = bits.get(at / 8..at / 8 + LOOK)?.first_chunk()?;
-        let look = u64::from_le_bytes(*look) >> (at % 8);
+        let look = look(bits, at)?;
         if look != 0 {
             return Some(at + look.trailing_zeros() as usize);
         }
         at = (at / 8 + LOOK) * 8;
     }
+}
+
+/// The bits from bit `at` on, at least 57 of them.
+#[inline(always)]
+fn look(bits: &[u8], at: usize) -> Option<u64> {
+    let look = bits.get(at / 8..at / 8 + LOOK)?.first_chunk()?;
+    Some(u64::from_le_bytes(*look) >> (at % 8))
+}
+
+#[inline(never)]
+fn next_stops_across(all: &[u8], mut stops: Stops) -> (Stops, (usize, usize)) {
+    let mut next = || {
+        while stops.bits == 0 {
+            stops.block += BLOCK;
+            stops.bits = look(all, stops.block).unwrap_or(!0);
+        }
+        let at = stops.block + stops.bits.trailing_zeros() as usize;
+        stops.bits &= stops.bits - 1;
+        at
+    };
+    let two = (next(), next());
+    (stops, two)
 }
 
 /// The bits of a block, the lowest for its first byte.

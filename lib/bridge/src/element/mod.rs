@@ -1,6 +1,7 @@
 //! Elements: what a queue holds, and the event that becomes of one.
 
 mod body;
+mod fast;
 mod inflate;
 mod marks;
 mod parse;

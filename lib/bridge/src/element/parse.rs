@@ -6,7 +6,8 @@
 
 use std::borrow::Cow;
 
-use crate::element::body::{Body, is, unescape};
+use crate::element::body::{Body, LOG_TYPE, is, unescape};
+use crate::element::fast;
 use crate::element::marks::{Marked, Marker};
 use crate::element::scan::{Broken, Kind, Nesting, Scanner, Text};
 use crate::element::{Reason, Rejection};
@@ -101,7 +102,7 @@ fn integral(raw: &[u8]) -> Option<i128> {
 
 /// A field of `params`, by its place in [`Fields`].
 #[derive(Debug, Clone, Copy)]
-enum Field {
+pub(crate) enum Field {
     Momoid,
     Kind,
     Business,
@@ -110,14 +111,14 @@ enum Field {
 }
 
 /// A value that a field has, whatever its type.
-#[derive(Debug, Clone, Copy)]
-struct Found<'a> {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Found<'a> {
     /// Nothing when the field is missing.
-    kind: Option<Kind>,
+    pub(crate) kind: Option<Kind>,
     /// Of a string.
-    escaped: bool,
+    pub(crate) escaped: bool,
     /// Of a string what is between its quotes.
-    raw: &'a [u8],
+    pub(crate) raw: &'a [u8],
 }
 
 impl Found<'_> {
@@ -127,14 +128,15 @@ impl Found<'_> {
 }
 
 /// The fields of `params`. They are written in place and never moved.
-struct Fields<'a> {
-    found: [Found<'a>; 5],
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Fields<'a> {
+    pub(crate) found: [Found<'a>; 5],
     /// The last body that is an object.
-    body: Body<'a>,
+    pub(crate) body: Body<'a>,
 }
 
 impl<'a> Fields<'a> {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let found = [Found { kind: None, escaped: false, raw: b"" }; 5];
         Self { found, body: Body::default() }
     }
@@ -173,12 +175,8 @@ impl Decoder {
         self.body_copy.clear();
         self.body_copy.shrink_to(BODY_BYTES_KEPT);
         let mut fields = Fields::new();
-        let params = top_level(marked, &mut fields, &mut self.nesting).map_err(not_json)?;
-        match params {
-            Params::Fields => {}
-            Params::Missing => return Err(wrong("params", "missing", "an object")),
-            Params::Wrong(kind) => return Err(wrong("params", kind.name(), "an object")),
-            Params::NotAnObject(kind) => return Err(wrong("the element", kind.name(), "an object")),
+        if marked.has_controls || fast::fields(&marked, &mut fields, &mut self.nesting).is_none() {
+            any_fields(marked, &mut fields, &mut self.nesting)?;
         }
         let momoid = text("momoid", fields.get(Field::Momoid))?;
         let kind = text("type", fields.get(Field::Kind))?;
@@ -223,6 +221,21 @@ fn log_type<'a>(found: &Found<'a>) -> Result<LogType<'a>, Rejection> {
         Some(Kind::Number) => LogType::parse(found.raw)
             .ok_or_else(|| wrong("log_type", &String::from_utf8_lossy(found.raw), "an integer of 64 bits")),
         Some(kind) => Err(wrong("log_type", kind.name(), "a number")),
+    }
+}
+
+/// Walks over any text.
+#[inline(never)]
+pub(crate) fn any_fields<'a>(
+    text: Marked<'a>,
+    fields: &mut Fields<'a>,
+    nesting: &mut Nesting,
+) -> Result<(), Rejection> {
+    match top_level(text, fields, nesting).map_err(not_json)? {
+        Params::Fields => Ok(()),
+        Params::Missing => Err(wrong("params", "missing", "an object")),
+        Params::Wrong(kind) => Err(wrong("params", kind.name(), "an object")),
+        Params::NotAnObject(kind) => Err(wrong("the element", kind.name(), "an object")),
     }
 }
 
@@ -315,13 +328,14 @@ fn escaped_field(name: &[u8]) -> Option<Field> {
 }
 
 #[inline(always)]
-fn plain_field(name: &[u8]) -> Option<Field> {
-    Some(match name {
-        b"momoid" => Field::Momoid,
-        b"type" => Field::Kind,
-        b"businessName" => Field::Business,
-        b"log_type" => Field::LogType,
-        b"body" => Field::Body,
+pub(crate) fn plain_field(name: &[u8]) -> Option<Field> {
+    // Matched as a whole it would be compared byte by byte.
+    Some(match name.len() {
+        4 if name == b"type" => Field::Kind,
+        4 if name == b"body" => Field::Body,
+        6 if name == b"momoid" => Field::Momoid,
+        8 if name == LOG_TYPE => Field::LogType,
+        12 if name == b"businessName" => Field::Business,
         _ => return None,
     })
 }

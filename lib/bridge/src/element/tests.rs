@@ -4,6 +4,8 @@ use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
 use super::*;
+use crate::element::marks::Marker;
+use crate::element::parse::{Fields, any_fields};
 
 /// An event's two headers and its body.
 type Event = (Vec<u8>, Vec<u8>, Vec<u8>);
@@ -270,6 +272,76 @@ fn key() -> impl Strategy<Value = String> {
 const EDITED: &[u8] = br#"{"action":"a","params":{"momoid":"1\u00e9","businessName":"b","type":"t","log_type":3,"list":[[],{},[1,{"a":"b"}]],
     "body":{"minus":-1.5e-7,"zero":0,"text":"\\\"\/\n","wide":"\u964c\u964c \ud83d\ude00","yes":true,"no":false,"none":null}}}"#;
 
+/// It and the sample, in three ways to write them and with some bytes changed.
+fn edited() -> impl Strategy<Value = Vec<u8>> {
+    let edits = prop::collection::vec((any::<prop::sample::Index>(), 0..4_u8, byte()), 0..4);
+    (any::<bool>(), 0..3_u8, any::<bool>(), 0..80_usize, edits).prop_map(
+        |(sample, way, front, pad, edits)| {
+            let value: Value = serde_json::from_slice(if sample { SAMPLE } else { EDITED }).unwrap();
+            let bytes = match way {
+                0 => value.to_string().into_bytes(),
+                1 => value.to_string().replace("\":", "\": ").replace(",\"", ", \"").into_bytes(),
+                _ => serde_json::to_vec_pretty(&value).unwrap(),
+            };
+            // Shifted within the blocks that are looked at: before it, or from its first quote on.
+            let quote = bytes.iter().position(|byte| *byte == b'"').unwrap();
+            let (before, after) = bytes.split_at(if front { 0 } else { quote + 1 });
+            let mut bytes = [before, &b" ".repeat(pad), after].concat();
+            for (at, edit, byte) in edits {
+                let at = at.index(bytes.len() + 1);
+                match edit {
+                    0 => bytes.truncate(at.max(1)),
+                    1 if at < bytes.len() => bytes[at] = byte,
+                    2 if at < bytes.len() => drop(bytes.remove(at)),
+                    _ => bytes.insert(at, byte),
+                }
+            }
+            bytes
+        },
+    )
+}
+
+/// What the fast walk finds is what the other one finds; whether it found it.
+fn walks_agree(bytes: &[u8]) -> bool {
+    let mut marker = Marker::default();
+    let marked = marker.mark(bytes);
+    let (mut found, mut expected) = (Fields::new(), Fields::new());
+    let is_fast = fast::fields(&marked, &mut found, &mut Vec::new()).is_some();
+    if is_fast {
+        any_fields(marked, &mut expected, &mut Vec::new()).unwrap();
+        assert_eq!(found, expected, "{}", bytes.escape_ascii());
+    }
+    is_fast
+}
+
+#[test]
+fn elements_as_most_writers_write_them_are_walked_over_fast() {
+    let value: Value = serde_json::from_slice(SAMPLE).unwrap();
+    let text = value.to_string();
+    assert!(walks_agree(text.as_bytes()));
+    assert!(walks_agree(text.replace("\":", "\": ").replace(",\"", ", \"").as_bytes()));
+    let mixed = serde_json::from_slice::<Value>(EDITED).unwrap().to_string();
+    assert!(walks_agree(mixed.replace("-1.5e-7", "[-1.5e-7]").as_bytes()));
+    assert!(walks_agree(br#"{"params":{"momoid":"\"\\","x":{},"body":{}},"y":[{"params":"\""}]}"#));
+    for number in ["0", "-0", "7", "-1.5", "0.25", &"9".repeat(50), &format!("{0}.{0}", "1".repeat(20))] {
+        let body =
+            format!(r#""momoid":"m","businessName":"b","type":"t","log_type":null,"body":{{"a":{number}}}"#);
+        assert!(walks_agree(&element(&body)), "{number}");
+    }
+    for number in ["00", "-", "01", "-01", "1.", ".5", "1e5", "1.5.5", "+1", &"9".repeat(200)] {
+        let body = format!(r#""momoid":"m","businessName":"b","type":"t","body":{{"a":{number}}}"#);
+        assert!(!walks_agree(&element(&body)), "{number} is left to the other walk");
+    }
+    for other in [
+        r#"{"params":{"type":1},"params":{}}"#,
+        r#"{"params":{"a\:1}}"#,
+        r#"{"params":{"a":"b\}}"#,
+        r#"{"params":{}} "#,
+    ] {
+        assert!(!walks_agree(other.as_bytes()), "{other} is left to the other walk");
+    }
+}
+
 /// Bytes that mean something to JSON, and some others.
 fn byte() -> impl Strategy<Value = u8> {
     prop_oneof![
@@ -357,22 +429,8 @@ proptest! {
 
     #[test]
     fn an_edited_element_is_json_exactly_when_the_reference_says_so(
-        pad in 0..80_usize,
-        edits in prop::collection::vec((any::<prop::sample::Index>(), 0..4_u8, byte()), 0..4),
-        pretty: bool,
+        bytes in edited(),
     ) {
-        let value: Value = serde_json::from_slice(EDITED).unwrap();
-        let bytes = if pretty { serde_json::to_vec_pretty(&value) } else { serde_json::to_vec(&value) };
-        let mut bytes = [b" ".repeat(pad), bytes.unwrap()].concat();
-        for (at, edit, byte) in edits {
-            let at = at.index(bytes.len() + 1);
-            match edit {
-                0 => bytes.truncate(at.max(1)),
-                1 if at < bytes.len() => bytes[at] = byte,
-                2 if at < bytes.len() => drop(bytes.remove(at)),
-                _ => bytes.insert(at, byte),
-            }
-        }
         // Text of a field is also looked at for halves of surrogate pairs.
         let ours = match event(&bytes) {
             Err(Rejection { reason: Reason::NotJson, detail }) => detail.contains("surrogate"),
@@ -380,6 +438,11 @@ proptest! {
         };
         let reference: Result<&serde_json::value::RawValue, _> = serde_json::from_slice(&bytes);
         prop_assert_eq!(ours, reference.is_ok(), "{}", bytes.escape_ascii());
+    }
+
+    #[test]
+    fn the_fast_walk_finds_what_the_other_one_finds(bytes in edited()) {
+        walks_agree(&bytes);
     }
 
     #[test]
