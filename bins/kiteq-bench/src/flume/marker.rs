@@ -51,15 +51,16 @@ impl Marker {
     }
 
     fn read(text: &[u8]) -> Option<Self> {
-        let digits = text.strip_prefix(MAGIC)?;
-        let field = |from: usize, len: usize| hex(&digits[from..from + len]);
+        let digits: &[u8; MARKER_BYTES - MAGIC.len()] = text.strip_prefix(MAGIC)?.try_into().ok()?;
         let colons = [digits[16], digits[29], digits[46]] == *b":::";
         colons.then_some(())?;
+        let hex = |from: usize| hex(digits[from..].first_chunk()?).map(u64::from);
         Some(Self {
-            run_id: field(0, 16)?,
-            sequence: field(17, 12)?,
-            pushed_at_ns: field(30, 16)?,
-            clock_tag: field(47, 8)? as u32,
+            run_id: hex(0)? << 32 | hex(8)?,
+            // Twelve digits are eight and eight, of which four are the same.
+            sequence: hex(17)? << 16 | hex(21)? & 0xffff,
+            pushed_at_ns: hex(30)? << 32 | hex(38)?,
+            clock_tag: hex(47)? as u32,
         })
     }
 }
@@ -68,27 +69,21 @@ fn put_hex(out: &mut Vec<u8>, value: u64, digits: u32) {
     out.extend((0..digits).rev().map(|digit| DIGITS[(value >> (4 * digit) & 15) as usize]));
 }
 
-/// What a digit counts, and [`NO_DIGIT`] for what is none.
-const HEX: [u8; 256] = {
-    let mut values = [NO_DIGIT; 256];
-    let mut value = 0;
-    while value < 16 {
-        values[DIGITS[value as usize] as usize] = value;
-        value += 1;
+/// Eight digits at once, each in a byte of a word. Letters are lower case.
+fn hex(digits: &[u8; 8]) -> Option<u32> {
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    let text = u64::from_be_bytes(*digits);
+    // Letters have a bit that digits have not, and count nine more than their last four bits say.
+    let letters = text >> 6 & ONES;
+    let values = (text & (0x0f * ONES)) + 9 * letters;
+    let are_above_nine = (values + 6 * ONES) >> 4 & ONES;
+    let back = values + u64::from(b'0') * ONES + u64::from(b'a' - b'0' - 10) * letters;
+    if values & (0xf0 * ONES) != 0 || are_above_nine != letters || back != text {
+        return None;
     }
-    values
-};
-/// Has a bit that no digit has.
-const NO_DIGIT: u8 = 0x80;
-
-fn hex(digits: &[u8]) -> Option<u64> {
-    let (mut value, mut seen) = (0, 0);
-    for &digit in digits {
-        let digit = HEX[usize::from(digit)];
-        seen |= digit;
-        value = value << 4 | u64::from(digit);
-    }
-    (seen & NO_DIGIT == 0).then_some(value)
+    let pairs = (values | values >> 4) & 0x00ff_00ff_00ff_00ff;
+    let fours = (pairs | pairs >> 8) & 0x0000_ffff_0000_ffff;
+    Some((fours | fours >> 16) as u32)
 }
 
 #[cfg(test)]
@@ -97,6 +92,20 @@ mod tests {
 
     const MARKER: Marker =
         Marker { run_id: 0xfedc_ba98_7654_3210, sequence: 0x1234, pushed_at_ns: 77, clock_tag: 0xffff_fffe };
+
+    #[test]
+    fn eight_digits_are_read_as_one_by_one() {
+        for place in 0..8 {
+            for byte in 0..=u8::MAX {
+                let mut digits = *b"a95f0e17";
+                digits[place] = byte;
+                let is_sound = DIGITS.contains(&byte);
+                let expected = std::str::from_utf8(&digits).ok().filter(|_| is_sound);
+                let expected = expected.map(|text| u32::from_str_radix(text, 16).unwrap());
+                assert_eq!(hex(&digits), expected, "byte {byte} at {place}");
+            }
+        }
+    }
 
     #[test]
     fn a_marker_is_found_wherever_it_stands() {
