@@ -75,6 +75,7 @@ impl BatchBuilder {
     ///
     /// # Errors
     /// When the event does not fit. The batch stays as it was.
+    #[inline(always)]
     pub fn push(&mut self, headers: &[(&[u8], &[u8])], body: &[&[u8]]) -> Result<(), PushError> {
         let body_bytes = body.iter().map(|part| part.len()).sum();
         let event_bytes = match self.protocol {
@@ -170,7 +171,7 @@ impl fmt::Debug for Batch {
 }
 
 /// Many parts are one character, for which a copy is a detour.
-#[inline]
+#[inline(always)]
 fn put(out: &mut Vec<u8>, part: &[u8]) {
     match part {
         [] => {}
@@ -200,6 +201,7 @@ mod compact {
         out.push(value as u8);
     }
 
+    #[inline(always)]
     pub(super) fn event_bytes(headers: &[(&[u8], &[u8])], body_bytes: usize) -> usize {
         let string = |bytes: usize| varint_bytes(bytes) + bytes;
         let entries: usize = headers.iter().map(|(key, value)| string(key.len()) + string(value.len())).sum();
@@ -207,6 +209,7 @@ mod compact {
         1 + map + 1 + string(body_bytes) + 1
     }
 
+    #[inline(always)]
     pub(super) fn put_event(
         out: &mut Vec<u8>,
         headers: &[(&[u8], &[u8])],
@@ -245,11 +248,13 @@ mod binary {
         out.extend_from_slice(&(len as u32).to_be_bytes());
     }
 
+    #[inline(always)]
     pub(super) fn event_bytes(headers: &[(&[u8], &[u8])], body_bytes: usize) -> usize {
         let entries: usize = headers.iter().map(|(key, value)| LEN + key.len() + LEN + value.len()).sum();
         3 + 2 + LEN + entries + 3 + LEN + body_bytes + 1
     }
 
+    #[inline(always)]
     pub(super) fn put_event(
         out: &mut Vec<u8>,
         headers: &[(&[u8], &[u8])],
