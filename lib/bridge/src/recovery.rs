@@ -18,7 +18,7 @@ use crate::config::{BridgeConfig, ClaimMode};
 use crate::deliver::AliveMarks;
 use crate::drain::{Outage, Progress};
 use crate::metrics::{Metrics, QueueLabels};
-use crate::redis::{Connection, Dialer, Keys, Owner, RedisError, Reply, Script, Scripts, Source};
+use crate::redis::{Connection, Dialer, Keys, Owner, RedisError, Reply, Script, Scripts, Source, unix_ms};
 
 /// How often queues are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -34,6 +34,8 @@ const PUT_BACK_ELEMENTS: &str = "10000";
 pub(crate) struct PutBack {
     pub(crate) claims: u64,
     pub(crate) elements: u64,
+    /// Whether some of it was parked, and is again.
+    parked: bool,
 }
 
 /// A claim in Redis.
@@ -67,9 +69,16 @@ async fn put_back(
     held.sort_by(|a, b| (&b.owner, b.number).cmp(&(&a.owner, a.number)));
     let mut done = PutBack::default();
     for claim in held {
+        if let Source::Parked(business) = &claim.source {
+            // Nobody may have parked anything for it since the list was claimed: it has to be found all the same.
+            let (key, now) = (keys.parked_businesses(), unix_ms().to_string());
+            let words = [b"HSETNX".as_slice(), key.as_bytes(), business.as_bytes(), now.as_bytes()];
+            connection.ask("HSETNX", &words).await?;
+        }
         if let Some(elements) = put_back_claim(connection, scripts, keys, &claim).await? {
             done.claims += 1;
             done.elements += elements;
+            done.parked |= claim.source != Source::Queue;
         }
     }
     Ok(done)
@@ -212,17 +221,18 @@ impl Warden {
             ClaimMode::Pop => None,
         };
         let mut judge = Judge::new(self.ours.clone(), self.config.peer_grace);
-        let mut search_at = Instant::now();
-        for queue in &self.queues {
-            if let Some(scripts) = &scripts {
-                self.unpark(&mut connection, scripts, &queue.keys).await?;
-            }
-        }
+        let (mut search_at, mut is_first) = (Instant::now(), true);
         loop {
             let now = Instant::now();
             if let Some(scripts) = scripts.as_ref().filter(|_| now >= search_at || judge.is_waiting()) {
                 search_at = now + SEARCH_EVERY;
-                self.search(&mut connection, scripts, &mut judge, now).await?;
+                let has_parked = self.search(&mut connection, scripts, &mut judge, now).await?;
+                if has_parked || is_first {
+                    for queue in &self.queues {
+                        self.unpark(&mut connection, scripts, &queue.keys).await?;
+                    }
+                }
+                is_first = false;
             }
             for queue in &self.queues {
                 self.look(&mut connection, queue).await?;
@@ -238,13 +248,15 @@ impl Warden {
         }
     }
 
+    /// Looks for claims to put back. Whether something of them was parked.
     async fn search(
         &self,
         connection: &mut Connection,
         scripts: &Scripts,
         judge: &mut Judge,
         now: Instant,
-    ) -> Result<(), RedisError> {
+    ) -> Result<bool, RedisError> {
+        let mut has_parked = false;
         let alive = self.alive.borrow().clone();
         let mut seen = Vec::new();
         for Watched { keys, progress, labels } in &self.queues {
@@ -253,16 +265,17 @@ impl Warden {
                 judge.is_gone(owner, &alive, now)
             });
             let done = done.await?;
+            has_parked |= done.parked;
             if done.claims > 0 {
                 progress.put_back.fetch_add(done.claims, Ordering::Relaxed);
                 self.metrics.put_back.get_or_create(labels).inc_by(done.elements);
-                let PutBack { claims, elements } = done;
+                let PutBack { claims, elements, .. } = done;
                 let queue = &keys.queue;
                 tracing::info!(redis = %self.dialer.address, %queue, "{claims} claims with {elements} elements of instances that are gone were put back");
             }
         }
         judge.missing.retain(|mark, _| seen.contains(mark));
-        Ok(())
+        Ok(has_parked)
     }
 
     /// Looks how long a queue is, and for whom elements are parked: another bridge may have parked them, or put them back.

@@ -12,11 +12,19 @@ use crate::support::{
     Doomed, QUEUE, Running, Sink, client, config, element, key, length, list, push, wait_until_settled,
 };
 
-/// A claim that another instance holds.
+/// A claim of the queue that another instance holds.
 async fn claim_of(client: &mut MultiplexedConnection, mark: &str, number: u64, ids: std::ops::Range<u64>) {
-    let name = format!("{mark}/run.0/{number}");
-    let () =
-        redis::cmd("HSET").arg(key("claims")).arg(&name).arg("queue 1").query_async(client).await.unwrap();
+    claim_of_source(client, "queue", &format!("{mark}/run.0/{number}"), ids).await;
+}
+
+async fn claim_of_source(
+    client: &mut MultiplexedConnection,
+    source: &str,
+    name: &str,
+    ids: std::ops::Range<u64>,
+) {
+    let value = format!("{source} 1");
+    let () = redis::cmd("HSET").arg(key("claims")).arg(name).arg(value).query_async(client).await.unwrap();
     let elements: Vec<Vec<u8>> = ids.map(|id| element("feed", id)).collect();
     let () = redis::cmd("RPUSH")
         .arg(key(&format!("claim:{name}")))
@@ -135,6 +143,20 @@ async fn claims_go_back_in_their_old_order() {
     assert!(list(&mut client, QUEUE).await == expected);
     first.stop().await;
     second.stop().await;
+}
+
+/// The dead one had claimed what was parked, for a business that nobody serves any more.
+#[tokio::test]
+async fn parked_elements_in_a_dead_ones_claim_are_routed_again() {
+    let (redis, sink) = (Redis::start().await, Sink::start(&["default"]).await);
+    let mut client = client(&redis).await;
+    claim_of_source(&mut client, "parked:feed", "gone_x:1/run.0/0", 0..50).await;
+    let running = Running::start(config(&redis, &["default"]), &sink);
+    sink.wait_for(50).await;
+    wait_until_settled(&mut client).await;
+    let left: Vec<String> = redis::cmd("KEYS").arg("*").query_async(&mut client).await.unwrap();
+    assert!(left.is_empty(), "{left:?}");
+    running.stop().await;
 }
 
 #[tokio::test]
