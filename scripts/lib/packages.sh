@@ -49,21 +49,29 @@ need_zookeeper() {
     fi
 }
 
-# etcd, which the tests start for themselves. Its package would also start a service of the machine's own: it is told not to.
-need_etcd() {
-    command -v etcd >/dev/null && return 0
-    local policy=/usr/sbin/policy-rc.d is_ours='' status=0
+# need_server PURPOSE PACKAGE SERVICE: a server's programs, for whoever starts one of their own. The package's service is kept from
+# starting, now and with the machine.
+need_server() {
+    local purpose=$1 package=$2 service=$3 policy=/usr/sbin/policy-rc.d is_ours='' status=0
+    # Debian's way to keep packages from starting services.
     if [[ ! -e $policy ]]; then
         printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null && as_root chmod 755 "$policy" && is_ours=1
     fi
-    (need_packages "running against a real etcd" etcd-server) || status=$?
+    (need_packages "$purpose" "$package") || status=$?
     [[ -z $is_ours ]] || as_root rm -f "$policy"
-    return "$status"
+    [[ $status -eq 0 ]] || exit "$status"
+    if command -v systemctl >/dev/null && [[ -d /run/systemd/system ]]; then
+        as_root systemctl disable --now --quiet "$service" || warn "$service.service could not be disabled; it starts with the machine"
+    fi
 }
 
-# Redis, which the tests of the bridge and of the load tool start for themselves.
-need_redis() {
-    command -v redis-server >/dev/null || need_packages "running against a real Redis" redis-server
+need_etcd() { command -v etcd >/dev/null || need_server "running against a real etcd" etcd-server etcd; }
+
+need_redis() { command -v redis-server >/dev/null || need_server "running against a real Redis" redis-server redis-server; }
+
+need_mariadb() {
+    { command -v mariadbd >/dev/null || [[ -x /usr/sbin/mariadbd ]]; } && command -v mariadb-install-db >/dev/null ||
+        need_server "running against a real MariaDB" mariadb-server mariadb
 }
 
 # The compiler behind scripts/generate-thrift.
@@ -71,19 +79,3 @@ need_thrift_compiler() {
     command -v thrift >/dev/null || need_packages "generating Thrift code" thrift-compiler
 }
 
-# The server's programs only: tests start their own. The package must not leave a service that runs.
-need_mariadb() {
-    command -v mariadbd >/dev/null || [[ -x /usr/sbin/mariadbd ]] && command -v mariadb-install-db >/dev/null && return 0
-    local policy=/usr/sbin/policy-rc.d
-    if [[ ! -e $policy ]]; then
-        # Debian's way to keep packages from starting services.
-        as_root sh -c "printf '#!/bin/sh\nexit 101\n' >$policy && chmod +x $policy"
-        need_packages "running against a real MariaDB" mariadb-server
-        as_root rm -f "$policy"
-    else
-        need_packages "running against a real MariaDB" mariadb-server
-    fi
-    if command -v systemctl >/dev/null && [[ -d /run/systemd/system ]]; then
-        as_root systemctl disable --now --quiet mariadb || warn "mariadb.service could not be disabled; it starts with the machine"
-    fi
-}
