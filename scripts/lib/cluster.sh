@@ -170,14 +170,15 @@ start_mariadb() {
     local data="$CLUSTER_DIR/mariadb" run_as=()
     [[ $(id -u) -ne 0 ]] || run_as=(--user=root)
     if [[ ! -d $data/mysql ]]; then
-        mariadb-install-db --no-defaults --datadir="$data" --auth-root-authentication-method=normal --skip-test-db --force \
+        TMPDIR="$CLUSTER_DIR" mariadb-install-db --no-defaults --datadir="$data" --auth-root-authentication-method=normal --skip-test-db --force \
             "${run_as[@]}" >"$CLUSTER_DIR/mariadb-install.log" 2>&1 || die "mariadb-install-db failed: see $CLUSTER_DIR/mariadb-install.log"
         cat >"$CLUSTER_DIR/mariadb-init.sql" <<'SQL'
 CREATE USER IF NOT EXISTS kiteq@'%' IDENTIFIED BY 'kiteq';
 GRANT ALL ON *.* TO kiteq@'%';
 SQL
     fi
-    launch mariadb "$(command -v mariadbd || echo /usr/sbin/mariadbd)" --no-defaults --datadir="$data" \
+    # Servers remove whatever temporary tables they find when they start: those of others are elsewhere.
+    launch mariadb env TMPDIR="$CLUSTER_DIR" "$(command -v mariadbd || echo /usr/sbin/mariadbd)" --no-defaults --datadir="$data" \
         --socket="$CLUSTER_DIR/mariadb.sock" --pid-file="$CLUSTER_DIR/mariadb.own-pid" --port="${PORTS[mariadb]}" \
         --bind-address="${HOSTS[mariadb]}" --skip-name-resolve --skip-log-error --init-file="$CLUSTER_DIR/mariadb-init.sql" \
         --innodb-buffer-pool-size="$MARIADB_POOL" --innodb-log-file-size=128M --performance-schema=off "${run_as[@]}"

@@ -143,6 +143,18 @@ fn a_lost_connection_is_not_noticed_by_publishers_when_there_is_another() {
 }
 
 #[test]
+fn a_lost_connection_is_not_noticed_by_readers_once_there_can_be_another() {
+    let proxy = Proxy::start(&mariadb().host());
+    let store = over(&proxy, &database());
+    let slots: Vec<Slot> = (0..8).map(|number| store.stored(plain(number))).collect();
+    for slot in slots {
+        assert!(store.load_one(slot).is_ok());
+        proxy.cut();
+        assert!(store.load_one(slot).is_ok());
+    }
+}
+
+#[test]
 fn what_nobody_waits_for_is_written_once_the_server_is_back() {
     let name = database();
     let proxy = Proxy::start(&mariadb().host());
@@ -336,8 +348,10 @@ fn the_victim_of_a_deadlock_is_tried_again() {
     until("the other one holds its rows", || server.query("SELECT IS_FREE_LOCK('first')") == "0");
     std::thread::scope(|scope| {
         let publishing = scope.spawn(|| store.append(vec![plain(0), plain(1)]));
-        let waiting = "SELECT COUNT(*) FROM information_schema.INNODB_TRX WHERE trx_state='LOCK WAIT'";
-        until("the publish waits for it", || server.query(waiting) == "1");
+        // The store's own housekeeping may wait for those rows too.
+        let waiting = "SELECT COUNT(*) FROM information_schema.INNODB_TRX \
+                       WHERE trx_state='LOCK WAIT' AND trx_query LIKE 'INSERT IGNORE%'";
+        until("the publish waits for it", || server.query(waiting) != "0");
         let second = insert(0, &format!("IF(seq=1,'{}',seq)", id(0)));
         writeln!(input, "{second} ROLLBACK;").unwrap();
         drop(input);
@@ -361,7 +375,7 @@ fn a_slave_is_read_from_and_one_that_lags_costs_nothing() {
     of_slave.stored(message(0, "trade", "pay", b"from the slave"));
     of_slave.stored(message(2, "trade", "pay", b"old"));
     drop(of_slave);
-    let uri = format!("mysql://{},{}?db={name}&username=root&timeout=1s", mariadb().host(), slave.host());
+    let uri = format!("mysql://{},{}?db={name}&username=root&timeout=4s", mariadb().host(), slave.host());
     let store = Caller::open_mysql(&uri, OWNER);
     let slots: Vec<Slot> =
         vec![store.stored(plain(0)), store.stored(plain(1)), store.stored(prepared(2, b"body"))];
@@ -379,7 +393,7 @@ fn a_slave_is_read_from_and_one_that_lags_costs_nothing() {
     let started = Instant::now();
     assert_eq!(bodies(), [b"body", b"body", b"body"]);
     assert!(
-        started.elapsed() < Duration::from_millis(900),
+        started.elapsed() < Duration::from_secs(3),
         "it is left alone for a while: {:?}",
         started.elapsed()
     );

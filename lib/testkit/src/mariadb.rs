@@ -77,6 +77,8 @@ impl MariaDb {
             .args(["--auth-root-authentication-method=normal", "--skip-test-db", "--force"])
             .args(["--innodb-buffer-pool-size=32M", "--innodb-log-file-size=16M"])
             .args(run_as_root())
+            // A server that starts removes whatever temporary tables it finds, those of others too.
+            .env("TMPDIR", directory.path())
             .stdin(Stdio::null())
             .output()
             .unwrap();
@@ -121,7 +123,8 @@ impl MariaDb {
                 "--performance-schema=off",
             ])
             .args(&self.options)
-            .args(run_as_root());
+            .args(run_as_root())
+            .env("TMPDIR", path);
         self.process = Some(ServerProcess::start("MariaDB", path, &mut command));
         let deadline = Instant::now() + PATIENCE;
         while !self.answers() {

@@ -168,6 +168,28 @@ impl Link {
         result
     }
 
+    /// Carries out statements that only read. When the connection had broken since it was used last, they are asked again on a new one.
+    ///
+    /// # Errors
+    /// See [`FaultKind`].
+    ///
+    /// # Cancel safety
+    /// Not cancel safe: drop the link then.
+    pub(super) async fn read(&mut self, sql: &str) -> Result<Vec<Answer>, Fault> {
+        let (was_connected, begun) = (self.is_connected(), Instant::now());
+        match self.run(sql).await {
+            // An answer that did not come in time would not come sooner now.
+            Err(fault)
+                if was_connected
+                    && fault.kind == FaultKind::Lost
+                    && begun.elapsed() < self.target.timeout =>
+            {
+                self.run(sql).await
+            }
+            result => result,
+        }
+    }
+
     /// Ends a failed transaction, with the connection if need be.
     pub(super) async fn roll_back(&mut self) {
         if self.connection.is_some() && self.run("ROLLBACK").await.is_err() {

@@ -205,7 +205,7 @@ async fn ask_server(
         put_ids(&mut sql, ids.iter().copied());
     }
     let mut lease: Lease = pool.lease().await?;
-    let answers = lease.run(&sql).await?;
+    let answers = lease.read(&sql).await?;
     lease.give_back();
     for row in answers.iter().flat_map(|answer| &answer.rows) {
         if let Some((id, loaded)) = read_loaded(row) {
