@@ -423,9 +423,7 @@ impl<D: Deliver> Reader for Intake<D> {
         let taken = self.claims.page(slot).map_or(0, |page| page.wanted);
         if self.is_of_queue(slot) {
             self.source_empty = taken < wanted;
-            if self.context.mode == ClaimMode::Script {
-                self.context.progress.waiting.store(0, Ordering::Relaxed);
-            }
+            self.context.progress.left_the_queue(elements);
         }
         self.context.rate.give_back((wanted - taken) as usize);
     }

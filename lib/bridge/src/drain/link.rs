@@ -71,6 +71,8 @@ pub(crate) struct LinkContext {
     pub(crate) mode: ClaimMode,
     /// Larger elements are not held.
     pub(crate) element_bytes_max: usize,
+    /// Elements of a claim, at most; 0 for all that wait.
+    pub(crate) claim_max: u64,
 }
 
 pub(crate) struct Link {
@@ -175,7 +177,7 @@ impl Link {
         if self.expected.is_empty() {
             self.progress_at = Instant::now();
         }
-        let LinkContext { keys, owner, mode, .. } = &self.context;
+        let LinkContext { keys, owner, mode, claim_max, .. } = &self.context;
         let source = keys.source(&claim.source);
         if *mode == ClaimMode::Pop {
             connection.queue(&[b"LPOP", source.as_bytes(), page.wanted.to_string().as_bytes()]);
@@ -189,7 +191,8 @@ impl Link {
         // Nothing of a claim is settled before its length is known: until then places are counted from its head.
         let (from, to) = if claim.elements.is_none() {
             let value = format!("{} {}", claim.source.text(), unix_ms());
-            let arguments = [name.as_bytes(), value.as_bytes()];
+            let most = claim_max.to_string();
+            let arguments = [name.as_bytes(), value.as_bytes(), most.as_bytes()];
             scripts.queue(connection, Script::Claim, &[&source, &keys.claims(), &key], &arguments);
             self.expected.push_back(Expected::Claim(slot));
             (from.to_string(), to.to_string())

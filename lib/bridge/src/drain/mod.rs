@@ -44,7 +44,7 @@ const PAGES_AHEAD: usize = 6;
 const IDLE_POLL: Duration = Duration::from_millis(10);
 /// How often gauges are set, and bounds that somebody else may have cleared are looked at.
 const TICK: Duration = Duration::from_secs(1);
-/// How long a rate limit that let nothing pass is left alone.
+/// How long a rate limit that did not let all pass is left alone.
 const RATE_PAUSE: Duration = Duration::from_millis(5);
 
 /// What a drain is made of.
@@ -136,6 +136,8 @@ impl<D: Deliver> Drain<D> {
                 // What was popped is nowhere else, so it has to be held.
                 ClaimMode::Pop => usize::MAX,
             },
+            // A bridge that may not go as fast as it can leaves the rest to others: no more than it reads in a second.
+            claim_max: config.rate_limit.map_or(0, |rate| rate.max(config.claim_elements as u64)),
         };
         let limits = BatchLimits::new(&config.batch, config.sinks.protocol);
         let lane = |(place, name): (usize, &String)| {
@@ -298,8 +300,14 @@ impl<D: Deliver> Drain<D> {
         for slot in std::mem::take(&mut self.again) {
             self.link.ask(slot, &self.intake.claims);
         }
+        // Whatever else happens in a pause does not cut it short: what little a limit grants in between would make pages of a few elements.
+        if self.rate_at.is_some_and(|at| now < at) {
+            return;
+        }
         self.rate_at = None;
-        while let Some(next) = self.next(now) {
+        while self.rate_at.is_none()
+            && let Some(next) = self.next(now)
+        {
             let most = match &next {
                 Next::Page(claim) => {
                     self.intake.claims.unasked(*claim).min(self.config.claim_elements as u64)
@@ -307,8 +315,10 @@ impl<D: Deliver> Drain<D> {
                 Next::Claim(_) => self.config.claim_elements as u64,
             };
             let wanted = self.rate.take(most as usize, now) as u32;
-            if wanted == 0 {
+            if u64::from(wanted) < most {
                 self.rate_at = Some(now + RATE_PAUSE);
+            }
+            if wanted == 0 {
                 return;
             }
             let slot = match next {

@@ -47,6 +47,12 @@ impl Progress {
         std::mem::take(&mut *self.parked_for.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// So many elements are not in the queue any more, which is looked at now and then only.
+    pub(crate) fn left_the_queue(&self, elements: u64) {
+        let fewer = |waiting: u64| Some(waiting.saturating_sub(elements));
+        let _ = self.waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fewer);
+    }
+
     /// Elements that nobody has read yet, as far as this bridge knows: those that another bridge has claimed are not among them.
     pub(crate) fn all_waiting(&self) -> u64 {
         self.waiting.load(Ordering::Relaxed) + self.claimed_waiting.load(Ordering::Relaxed)

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::support::{
     self, Running, Sink, client, config, dead, element, key, length, list, push, wait_until_settled,
 };
-use kiteq_bridge::{BridgeConfig, ClaimMode};
+use kiteq_bridge::{BatchConfig, BridgeConfig, ClaimMode};
 use kiteq_testkit::{Redis, eventually};
 
 #[tokio::test]
@@ -246,6 +246,39 @@ async fn stalled_sinks_bound_what_is_claimed() {
     assert!(report.claims_put_back > 0 && report.claims_left == 0, "{report:?}");
     let back: Vec<Vec<u8>> = list(&mut client, support::QUEUE).await;
     assert!(back == (0..20_000).map(|id| element("feed", id)).collect::<Vec<_>>(), "in their old order");
+}
+
+#[tokio::test]
+async fn a_rate_limit_is_made_use_of() {
+    let (redis, sink) = (Redis::start().await, Sink::start(&["feed"]).await);
+    let mut client = client(&redis).await;
+    push(&mut client, (0..20_000).map(|id| element("feed", id))).await;
+    let begun = std::time::Instant::now();
+    // Batches wait for their age, and no more than so many pages for their batches.
+    let slow = BridgeConfig {
+        rate_limit: Some(20_000),
+        claims_in_flight_max: 100,
+        batch: BatchConfig { age_max: Duration::from_millis(200), events_max: 100_000, ..Default::default() },
+        ..config(&redis, &["feed"])
+    };
+    let running = Running::start(slow, &sink);
+    sink.wait_for(20_000).await;
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    running.stop().await;
+}
+
+/// Two bridges that may not go fast go twice as fast.
+#[tokio::test]
+async fn a_bridge_with_a_rate_limit_leaves_the_rest_of_a_queue_to_others() {
+    let (redis, sink) = (Redis::start().await, Sink::start(&["feed"]).await);
+    let mut client = client(&redis).await;
+    push(&mut client, (0..5000).map(|id| element("feed", id))).await;
+    let limited = BridgeConfig { rate_limit: Some(1000), ..config(&redis, &["feed"]) };
+    let running = Running::start(limited, &sink);
+    eventually("some arrive", async || (!sink.ids().is_empty()).then_some(())).await;
+    assert!(length(&mut client, support::QUEUE).await >= 2000);
+    running.stop().await;
+    assert_eq!(length(&mut client, support::QUEUE).await as usize + sink.ids().len(), 5000);
 }
 
 #[tokio::test]
