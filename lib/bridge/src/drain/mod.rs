@@ -261,8 +261,9 @@ impl<D: Deliver> Drain<D> {
     }
 
     fn wake_at(&self) -> Instant {
-        // Where nothing may be claimed, an event ends that.
-        let poll = (self.link.is_up() && self.link.unread() == 0 && self.may_claim()).then_some(self.poll_at);
+        // Where nothing may be claimed, an event ends that, or the end of the pause that a limit makes.
+        let may_poll = self.link.is_up() && self.link.unread() == 0 && self.may_claim();
+        let poll = (may_poll && self.rate_at.is_none()).then_some(self.poll_at);
         let soon = [
             Some(self.tick_at),
             self.intake.due_at(),
