@@ -114,7 +114,7 @@ pub struct BridgeConfig {
     pub claims_in_flight_max: usize,
     /// Bytes of batches that are being filled or sent, all queues together. At the bound nothing is read from Redis.
     pub pipeline_bytes_max: usize,
-    /// Elements per second that are claimed, all queues together; no limit when absent.
+    /// Elements per second that are read, all queues together; no limit when absent. With one, a claim has what is read in a second.
     pub rate_limit: Option<u64>,
     /// Whether elements are raw DEFLATE (no zlib or gzip header) of their JSON.
     pub compressed: bool,

@@ -20,9 +20,7 @@ pub(crate) struct Claim {
     pub(crate) elements: Option<u64>,
     /// The place of the first element that no page holds.
     asked: u64,
-    /// Elements at its head that are done, and that Redis was told to forget.
-    settled: u64,
-    /// Pages that are not done, or stand behind one that is not; in their order.
+    /// Pages that are not done, or stand behind one that is not; in their order. What stands before them is settled.
     pages: VecDeque<Slot>,
     /// Another instance took it from us: nothing more is read from it, and nothing of it is settled.
     pub(crate) is_gone: bool,
@@ -124,8 +122,7 @@ impl Claims {
     pub(crate) fn open(&mut self, source: Source, wanted: u32, now: Instant) -> Slot {
         let number = self.next_number;
         self.next_number += 1;
-        let claim =
-            Claim { source, elements: None, asked: 0, settled: 0, pages: VecDeque::new(), is_gone: false };
+        let claim = Claim { source, elements: None, asked: 0, pages: VecDeque::new(), is_gone: false };
         self.claims.insert(number, claim);
         self.add_page(number, wanted, now)
     }
@@ -177,7 +174,7 @@ impl Claims {
     }
 
     /// The claim of this page is not ours any more: what no page holds is somebody else's. True when that is new.
-    pub(crate) fn is_gone(&mut self, slot: Slot) -> bool {
+    pub(crate) fn give_up(&mut self, slot: Slot) -> bool {
         let Some(number) = self.page(slot).map(|page| page.claim) else { return false };
         let Some(claim) = self.claims.get_mut(&number) else { return false };
         self.backlog.retain(|other| *other != number);
@@ -286,17 +283,16 @@ impl Claims {
     fn settlement(&mut self, number: u64) -> Option<Settlement> {
         let Self { claims, pages, .. } = self;
         let claim = claims.get_mut(&number)?;
+        let page = |slot: Slot| pages.get(slot as usize).and_then(Option::as_ref);
         let mut done = Vec::new();
-        while let Some(slot) = claim.pages.front().copied() {
-            match pages.get(slot as usize)?.as_ref() {
-                Some(page) if page.is_done() => claim.settled = page.first + u64::from(page.wanted),
-                _ => break,
-            }
+        while let Some(slot) = claim.pages.front().filter(|slot| page(**slot).is_some_and(Page::is_done)) {
+            done.push(*slot);
             claim.pages.pop_front();
-            done.push(slot);
         }
+        let next = claim.pages.front().and_then(|slot| page(*slot));
+        let settled = next.map_or(claim.asked, |page| page.first);
         let end = claim.elements.filter(|_| !claim.is_gone).unwrap_or(claim.asked);
-        let keep = end.saturating_sub(claim.settled);
+        let keep = end.saturating_sub(settled);
         (!done.is_empty()).then_some(Settlement { claim: number, keep, pages: done })
     }
 
@@ -435,7 +431,7 @@ mod tests {
         claims.answered(slot, 1000);
         assert_eq!((claims.is_claiming(&Source::Queue), claims.waiting()), (false, 990));
         claims.read(slot, 4);
-        assert!(claims.is_gone(slot) && !claims.is_gone(slot));
+        assert!(claims.give_up(slot) && !claims.give_up(slot));
         claims.read_all(slot);
         claims.finish([Span { slot, first: 0, count: 4 }]);
         assert_eq!((claims.next_of(|_| true), claims.waiting()), (None, 0));

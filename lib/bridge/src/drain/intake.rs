@@ -322,9 +322,7 @@ impl<D: Deliver> Intake<D> {
     fn parked(&mut self, place: usize, spans: &[Span], answer: i64) {
         let lane = &mut self.lanes[place];
         if answer == PARK_FULL {
-            for span in spans {
-                (span.first..span.first + span.count).for_each(|index| lane.to_park.add(span.slot, index));
-            }
+            lane.to_park.extend(spans.iter().copied());
             lane.park_after = Some(self.now + PARK_AGAIN_AFTER);
             lane.may_have_parked = true;
             return;
@@ -361,9 +359,7 @@ impl<D: Deliver> Intake<D> {
         };
         let element = decoder.decode(plain)?;
         let digits = element.log_type.digits();
-        name.clear();
-        name.extend_from_slice(&element.business);
-        name.extend_from_slice(digits);
+        element.write_name(name);
         let Some(lane_place) = context.routes.find(name, digits) else {
             let detail = format!("neither {:?} nor the default is served", String::from_utf8_lossy(name));
             return Err(Rejection::new(Reason::NoRoute, detail));
@@ -455,7 +451,7 @@ impl<D: Deliver> Reader for Intake<D> {
         if !is_known {
             // Popped: what came is all there is.
             self.claimed(slot, u64::from(read));
-        } else if missing && self.claims.is_gone(slot) {
+        } else if missing && self.claims.give_up(slot) {
             tracing::warn!(
                 queue = %self.context.keys.queue,
                 "a claim was put back by another instance while it was read: the rest of its elements goes there"

@@ -94,9 +94,7 @@ pub fn batch_elements(elements: &[Vec<u8>], bytes: usize) -> usize {
     let mut name = Vec::new();
     for bytes in elements {
         let Ok(element) = decoder.decode(bytes) else { continue };
-        name.clear();
-        name.extend_from_slice(&element.business);
-        name.extend_from_slice(element.log_type.digits());
+        element.write_name(&mut name);
         // A batch of that size takes any element.
         let _ = batch.push(&[(b"businessName", &name), (b"type", &element.kind)], &element.body());
     }

@@ -34,6 +34,14 @@ pub(crate) struct Element<'a> {
 }
 
 impl Element<'_> {
+    /// Writes the business and the log type as the event's header has them, in place of what `name` held.
+    #[inline]
+    pub(crate) fn write_name(&self, name: &mut Vec<u8>) {
+        name.clear();
+        name.extend_from_slice(&self.business);
+        name.extend_from_slice(self.log_type.digits());
+    }
+
     /// The parts of the event's body.
     #[inline]
     pub(crate) fn body(&self) -> [&[u8]; 10] {

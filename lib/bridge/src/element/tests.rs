@@ -14,9 +14,9 @@ type Event = (Vec<u8>, Vec<u8>, Vec<u8>);
 fn event(bytes: &[u8]) -> Result<Event, Rejection> {
     let mut decoder = Decoder::default();
     let element = decoder.decode(bytes)?;
-    let digits = element.log_type.digits();
-    let body = element.body().concat();
-    Ok(([&element.business, digits].concat(), element.kind.to_vec(), body))
+    let mut name = b"of the one before".to_vec();
+    element.write_name(&mut name);
+    Ok((name, element.kind.to_vec(), element.body().concat()))
 }
 
 fn text(bytes: &[u8]) -> (String, String, String) {
