@@ -78,4 +78,3 @@ need_mariadb() {
 need_thrift_compiler() {
     command -v thrift >/dev/null || need_packages "generating Thrift code" thrift-compiler
 }
-

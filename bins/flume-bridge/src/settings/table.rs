@@ -284,7 +284,7 @@ pub(crate) const SETTINGS: &[Setting<Settings>] = &[
         file: FileKey::Key("rateLimit", &[]),
         heading: CLAIMING,
         value_name: "N",
-        help: "Elements claimed per second, all queues together; 0 is no limit",
+        help: "Elements read per second, all queues together; 0 is no limit",
         kind: Kind::Count {
             range: 0..=1_000_000_000,
             set: |settings, count| settings.bridge.rate_limit = Some(count).filter(|&limit| limit > 0),
