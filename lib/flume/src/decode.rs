@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use crate::event::{EventBatch, EventSpans, Span};
 use crate::protocol::Protocol;
-use crate::reader::{Binary, Compact, Head, Kind, Reader, Wire};
+use crate::reader::{Binary, Compact, Head, Kind, Read, Reader, Wire};
 
 /// Why a frame holds no call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -91,7 +91,10 @@ pub fn decode_request(protocol: Protocol, frame: Bytes) -> Result<Request, Decod
 fn request<W: Wire>(frame: Bytes) -> Result<Request, DecodeError> {
     const CALL: u8 = 1;
     let mut reader = Reader::new(&frame);
-    let Head { message_type, name, sequence } = W::head(&mut reader)?;
+    let Head { message_type, name, sequence } = match W::head(&mut reader) {
+        Ok(head) => head,
+        Err(broken) => return Err(reader.error(broken)),
+    };
     let method = || String::from_utf8_lossy(name).into_owned();
     if message_type != CALL {
         return Ok(Request::NotACall { method: method(), sequence });
@@ -105,7 +108,7 @@ fn request<W: Wire>(frame: Bytes) -> Result<Request, DecodeError> {
             let Events { headers, events } = events;
             Request::Append { call, sequence, events: EventBatch { frame, headers, events } }
         }
-        Err(error) => Request::BadArguments { call, sequence, error },
+        Err(broken) => Request::BadArguments { call, sequence, error: reader.error(broken) },
     })
 }
 
@@ -120,7 +123,7 @@ struct Events {
 
 impl Events {
     /// The arguments of a call: a struct whose field 1 is the event, or the list of them.
-    fn arguments<W: Wire>(&mut self, reader: &mut Reader<'_>, call: Call) -> Result<(), DecodeError> {
+    fn arguments<W: Wire>(&mut self, reader: &mut Reader<'_>, call: Call) -> Read<()> {
         let (mut last_id, mut found) = (0, false);
         while let Some(field) = W::field(reader, last_id)? {
             last_id = field.id;
@@ -136,13 +139,13 @@ impl Events {
                 _ => W::skip_field(reader, field)?,
             }
         }
-        if found { Ok(()) } else { Err(reader.error("the call has no events")) }
+        if found { Ok(()) } else { Err(reader.broken("the call has no events")) }
     }
 
-    fn list<W: Wire>(&mut self, reader: &mut Reader<'_>) -> Result<(), DecodeError> {
+    fn list<W: Wire>(&mut self, reader: &mut Reader<'_>) -> Read<()> {
         let (kind, count) = W::list(reader)?;
         if kind != Kind::Struct && count > 0 {
-            return Err(reader.error("the events are no structs"));
+            return Err(reader.broken("the events are no structs"));
         }
         let room = count.min(reader.left() / EVENT_BYTES_MIN);
         self.events.reserve(room);
@@ -157,7 +160,7 @@ impl Events {
         Ok(())
     }
 
-    fn event<W: Wire>(&mut self, reader: &mut Reader<'_>) -> Result<(), DecodeError> {
+    fn event<W: Wire>(&mut self, reader: &mut Reader<'_>) -> Read<()> {
         let (mut last_id, mut has_headers, mut body) = (0, false, None);
         while let Some(field) = W::field(reader, last_id)? {
             last_id = field.id;
@@ -174,17 +177,17 @@ impl Events {
             }
         }
         if !has_headers {
-            return Err(reader.error("an event has no headers"));
+            return Err(reader.broken("an event has no headers"));
         }
-        let body = body.ok_or_else(|| reader.error("an event has no body"))?;
+        let body = body.ok_or_else(|| reader.broken("an event has no body"))?;
         self.events.push(EventSpans { body, headers_end: self.headers.len() as u32 });
         Ok(())
     }
 
-    fn headers<W: Wire>(&mut self, reader: &mut Reader<'_>) -> Result<(), DecodeError> {
+    fn headers<W: Wire>(&mut self, reader: &mut Reader<'_>) -> Read<()> {
         let (kinds, count) = W::map(reader)?;
         if kinds.is_some_and(|kinds| kinds != (Kind::Binary, Kind::Binary)) {
-            return Err(reader.error("the headers are no strings"));
+            return Err(reader.broken("the headers are no strings"));
         }
         for _ in 0..count {
             let mut string = || {

@@ -8,6 +8,13 @@ use crate::decode::DecodeError;
 /// Deeper values than this are refused. Calls of the protocol need a depth of three.
 const DEPTH_MAX: usize = 32;
 
+/// A value, or none where the frame is broken.
+pub(crate) type Read<T> = Result<T, Broken>;
+
+/// Stands for the [`DecodeError`] that the reader keeps: what is read for every event fits a processor's registers.
+#[derive(Debug)]
+pub(crate) struct Broken(());
+
 /// The type of a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -48,11 +55,12 @@ pub(crate) struct Head<'a> {
 pub(crate) struct Reader<'a> {
     bytes: &'a [u8],
     offset: usize,
+    error: Option<DecodeError>,
 }
 
 impl<'a> Reader<'a> {
     pub(crate) fn new(bytes: &'a [u8]) -> Self {
-        Self { bytes, offset: 0 }
+        Self { bytes, offset: 0, error: None }
     }
 
     /// How far the frame has been read.
@@ -64,34 +72,59 @@ impl<'a> Reader<'a> {
         self.bytes.len() - self.offset
     }
 
-    pub(crate) fn error(&self, what: &'static str) -> DecodeError {
-        DecodeError { offset: self.offset, what }
+    /// The frame is broken here.
+    #[cold]
+    pub(crate) fn broken(&mut self, what: &'static str) -> Broken {
+        self.error = Some(DecodeError { offset: self.offset, what });
+        Broken(())
+    }
+
+    /// What is wrong with the frame.
+    pub(crate) fn error(self, _: Broken) -> DecodeError {
+        self.error.unwrap_or(DecodeError { offset: self.offset, what: "the frame is broken" })
     }
 
     #[inline]
-    fn byte(&mut self) -> Result<u8, DecodeError> {
-        let byte = *self.bytes.get(self.offset).ok_or_else(|| self.error("the frame ends within a value"))?;
-        self.offset += 1;
-        Ok(byte)
-    }
-
-    #[inline]
-    pub(crate) fn take(&mut self, len: usize) -> Result<&'a [u8], DecodeError> {
-        if len > self.left() {
-            return Err(self.error("a value is longer than the rest of the frame"));
+    fn byte(&mut self) -> Read<u8> {
+        match self.bytes.get(self.offset) {
+            Some(&byte) => {
+                self.offset += 1;
+                Ok(byte)
+            }
+            None => Err(self.broken("the frame ends within a value")),
         }
-        let taken = &self.bytes[self.offset..self.offset + len];
-        self.offset += len;
-        Ok(taken)
-    }
-
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
-        let taken = self.take(N)?;
-        taken.try_into().map_err(|_| self.error("the frame ends within a value"))
     }
 
     #[inline]
-    fn varint32(&mut self) -> Result<u32, DecodeError> {
+    pub(crate) fn take(&mut self, len: usize) -> Read<&'a [u8]> {
+        let bytes = self.bytes;
+        match bytes.get(self.offset..).and_then(|rest| rest.get(..len)) {
+            Some(taken) => {
+                self.offset += len;
+                Ok(taken)
+            }
+            None => Err(self.broken("a value is longer than the rest of the frame")),
+        }
+    }
+
+    fn array<const N: usize>(&mut self) -> Read<[u8; N]> {
+        let taken = self.take(N)?;
+        taken.try_into().map_err(|_| self.broken("the frame ends within a value"))
+    }
+
+    #[inline]
+    fn varint32(&mut self) -> Read<u32> {
+        // Most are short.
+        match self.bytes.get(self.offset) {
+            Some(&byte) if byte < 0x80 => {
+                self.offset += 1;
+                Ok(u32::from(byte))
+            }
+            _ => self.any_varint32(),
+        }
+    }
+
+    fn any_varint32(&mut self) -> Read<u32> {
         let mut value = 0;
         for shift in [0, 7, 14, 21, 28] {
             let byte = self.byte()?;
@@ -100,23 +133,23 @@ impl<'a> Reader<'a> {
                 return Ok(value);
             }
         }
-        Err(self.error("a varint is longer than five bytes"))
+        Err(self.broken("a varint is longer than five bytes"))
     }
 
-    fn skip_varint(&mut self) -> Result<(), DecodeError> {
+    fn skip_varint(&mut self) -> Read<()> {
         for _ in 0..10 {
             if self.byte()? & 0x80 == 0 {
                 return Ok(());
             }
         }
-        Err(self.error("a varint is longer than ten bytes"))
+        Err(self.broken("a varint is longer than ten bytes"))
     }
 
     /// Checks a number of elements: each takes at least one byte.
-    fn count(&self, count: u32) -> Result<usize, DecodeError> {
+    fn count(&mut self, count: u32) -> Read<usize> {
         let count = count as usize;
         if count > self.left() {
-            return Err(self.error("a collection has more elements than the frame has bytes left"));
+            return Err(self.broken("a collection has more elements than the frame has bytes left"));
         }
         Ok(count)
     }
@@ -124,37 +157,37 @@ impl<'a> Reader<'a> {
 
 /// How one of the protocols writes values.
 pub(crate) trait Wire {
-    fn head<'a>(reader: &mut Reader<'a>) -> Result<Head<'a>, DecodeError>;
+    fn head<'a>(reader: &mut Reader<'a>) -> Read<Head<'a>>;
 
     /// The next field of a struct whose previous one was `last_id`, 0 at first; `None` at its end.
-    fn field(reader: &mut Reader<'_>, last_id: i16) -> Result<Option<Field>, DecodeError>;
+    fn field(reader: &mut Reader<'_>, last_id: i16) -> Read<Option<Field>>;
 
     /// Of a binary, or of a name.
-    fn length(reader: &mut Reader<'_>) -> Result<usize, DecodeError>;
+    fn length(reader: &mut Reader<'_>) -> Read<usize>;
 
     /// Types of keys and values, `None` where an empty map does not say, and how many there are.
-    fn map(reader: &mut Reader<'_>) -> Result<(Option<(Kind, Kind)>, usize), DecodeError>;
+    fn map(reader: &mut Reader<'_>) -> Read<(Option<(Kind, Kind)>, usize)>;
 
     /// Of a list or a set: the type of its elements and how many there are.
-    fn list(reader: &mut Reader<'_>) -> Result<(Kind, usize), DecodeError>;
+    fn list(reader: &mut Reader<'_>) -> Read<(Kind, usize)>;
 
     /// A value that is neither a binary nor made of others.
-    fn skip_scalar(reader: &mut Reader<'_>, kind: Kind) -> Result<(), DecodeError>;
+    fn skip_scalar(reader: &mut Reader<'_>, kind: Kind) -> Read<()>;
 
     #[inline]
-    fn binary<'a>(reader: &mut Reader<'a>) -> Result<&'a [u8], DecodeError> {
+    fn binary<'a>(reader: &mut Reader<'a>) -> Read<&'a [u8]> {
         let length = Self::length(reader)?;
         reader.take(length)
     }
 
     /// Passes over a field's value.
-    fn skip_field(reader: &mut Reader<'_>, field: Field) -> Result<(), DecodeError> {
+    fn skip_field(reader: &mut Reader<'_>, field: Field) -> Read<()> {
         if field.value_in_header { Ok(()) } else { Self::skip(reader, field.kind, DEPTH_MAX) }
     }
 
-    fn skip(reader: &mut Reader<'_>, kind: Kind, depth: usize) -> Result<(), DecodeError> {
+    fn skip(reader: &mut Reader<'_>, kind: Kind, depth: usize) -> Read<()> {
         let Some(depth) = depth.checked_sub(1) else {
-            return Err(reader.error("values are nested too deeply"));
+            return Err(reader.broken("values are nested too deeply"));
         };
         match kind {
             Kind::Binary => Self::binary(reader).map(drop),
@@ -192,35 +225,41 @@ pub(crate) trait Wire {
 pub(crate) struct Compact;
 
 impl Compact {
-    fn kind(reader: &Reader<'_>, code: u8) -> Result<Kind, DecodeError> {
-        Ok(match code {
-            1 | 2 => Kind::Bool,
-            3 => Kind::I8,
-            4 => Kind::I16,
-            5 => Kind::I32,
-            6 => Kind::I64,
-            7 => Kind::Double,
-            8 => Kind::Binary,
-            9 => Kind::List,
-            10 => Kind::Set,
-            11 => Kind::Map,
-            12 => Kind::Struct,
-            13 => Kind::Uuid,
-            _ => return Err(reader.error("there is no such type")),
-        })
+    #[inline]
+    fn kind(reader: &mut Reader<'_>, code: u8) -> Read<Kind> {
+        /// By their codes.
+        const KINDS: [Option<Kind>; 16] = [
+            None,
+            Some(Kind::Bool),
+            Some(Kind::Bool),
+            Some(Kind::I8),
+            Some(Kind::I16),
+            Some(Kind::I32),
+            Some(Kind::I64),
+            Some(Kind::Double),
+            Some(Kind::Binary),
+            Some(Kind::List),
+            Some(Kind::Set),
+            Some(Kind::Map),
+            Some(Kind::Struct),
+            Some(Kind::Uuid),
+            None,
+            None,
+        ];
+        KINDS[usize::from(code & 0x0f)].ok_or_else(|| reader.broken("there is no such type"))
     }
 }
 
 impl Wire for Compact {
-    fn head<'a>(reader: &mut Reader<'a>) -> Result<Head<'a>, DecodeError> {
+    fn head<'a>(reader: &mut Reader<'a>) -> Read<Head<'a>> {
         const PROTOCOL_ID: u8 = 0x82;
         const VERSION: u8 = 1;
         if reader.byte()? != PROTOCOL_ID {
-            return Err(reader.error("this is no message of the compact protocol"));
+            return Err(reader.broken("this is no message of the compact protocol"));
         }
         let version_and_type = reader.byte()?;
         if version_and_type & 0x1f != VERSION {
-            return Err(reader.error("this version of the compact protocol is not known"));
+            return Err(reader.broken("this version of the compact protocol is not known"));
         }
         let sequence = reader.varint32()? as i32;
         let name = Self::binary(reader)?;
@@ -228,7 +267,7 @@ impl Wire for Compact {
     }
 
     #[inline]
-    fn field(reader: &mut Reader<'_>, last_id: i16) -> Result<Option<Field>, DecodeError> {
+    fn field(reader: &mut Reader<'_>, last_id: i16) -> Read<Option<Field>> {
         let header = reader.byte()?;
         if header & 0x0f == 0 {
             return Ok(None);
@@ -245,12 +284,12 @@ impl Wire for Compact {
     }
 
     #[inline]
-    fn length(reader: &mut Reader<'_>) -> Result<usize, DecodeError> {
+    fn length(reader: &mut Reader<'_>) -> Read<usize> {
         reader.varint32().map(|length| length as usize)
     }
 
     #[inline]
-    fn map(reader: &mut Reader<'_>) -> Result<(Option<(Kind, Kind)>, usize), DecodeError> {
+    fn map(reader: &mut Reader<'_>) -> Read<(Option<(Kind, Kind)>, usize)> {
         let count = reader.varint32()?;
         if count == 0 {
             return Ok((None, 0));
@@ -260,7 +299,7 @@ impl Wire for Compact {
         Ok((Some(kinds), reader.count(count)?))
     }
 
-    fn list(reader: &mut Reader<'_>) -> Result<(Kind, usize), DecodeError> {
+    fn list(reader: &mut Reader<'_>) -> Read<(Kind, usize)> {
         let header = reader.byte()?;
         let kind = Self::kind(reader, header & 0x0f)?;
         let count = match header >> 4 {
@@ -270,7 +309,7 @@ impl Wire for Compact {
         Ok((kind, reader.count(count)?))
     }
 
-    fn skip_scalar(reader: &mut Reader<'_>, kind: Kind) -> Result<(), DecodeError> {
+    fn skip_scalar(reader: &mut Reader<'_>, kind: Kind) -> Read<()> {
         match kind {
             Kind::I16 | Kind::I32 | Kind::I64 => reader.skip_varint(),
             Kind::Double => reader.take(8).map(drop),
@@ -284,7 +323,7 @@ impl Wire for Compact {
 pub(crate) struct Binary;
 
 impl Binary {
-    fn kind(reader: &Reader<'_>, code: u8) -> Result<Kind, DecodeError> {
+    fn kind(reader: &mut Reader<'_>, code: u8) -> Read<Kind> {
         Ok(match code {
             2 => Kind::Bool,
             3 => Kind::I8,
@@ -298,15 +337,15 @@ impl Binary {
             14 => Kind::Set,
             15 => Kind::List,
             16 => Kind::Uuid,
-            _ => return Err(reader.error("there is no such type")),
+            _ => return Err(reader.broken("there is no such type")),
         })
     }
 }
 
 impl Wire for Binary {
-    fn head<'a>(reader: &mut Reader<'a>) -> Result<Head<'a>, DecodeError> {
+    fn head<'a>(reader: &mut Reader<'a>) -> Read<Head<'a>> {
         let [0x80, 0x01, _, message_type] = reader.array()? else {
-            return Err(reader.error("this is no message of the binary protocol"));
+            return Err(reader.broken("this is no message of the binary protocol"));
         };
         let name = Self::binary(reader)?;
         let sequence = i32::from_be_bytes(reader.array()?);
@@ -314,7 +353,7 @@ impl Wire for Binary {
     }
 
     #[inline]
-    fn field(reader: &mut Reader<'_>, _: i16) -> Result<Option<Field>, DecodeError> {
+    fn field(reader: &mut Reader<'_>, _: i16) -> Read<Option<Field>> {
         let code = reader.byte()?;
         if code == 0 {
             return Ok(None);
@@ -325,13 +364,13 @@ impl Wire for Binary {
     }
 
     #[inline]
-    fn length(reader: &mut Reader<'_>) -> Result<usize, DecodeError> {
+    fn length(reader: &mut Reader<'_>) -> Read<usize> {
         // A negative length is larger than any frame.
         reader.array().map(|length| u32::from_be_bytes(length) as usize)
     }
 
     #[inline]
-    fn map(reader: &mut Reader<'_>) -> Result<(Option<(Kind, Kind)>, usize), DecodeError> {
+    fn map(reader: &mut Reader<'_>) -> Read<(Option<(Kind, Kind)>, usize)> {
         let [key, value] = reader.array()?;
         let count = u32::from_be_bytes(reader.array()?);
         if count == 0 {
@@ -342,13 +381,13 @@ impl Wire for Binary {
         Ok((Some(kinds), reader.count(count)?))
     }
 
-    fn list(reader: &mut Reader<'_>) -> Result<(Kind, usize), DecodeError> {
+    fn list(reader: &mut Reader<'_>) -> Read<(Kind, usize)> {
         let code = reader.byte()?;
         let count = u32::from_be_bytes(reader.array()?);
         Ok((Self::kind(reader, code)?, reader.count(count)?))
     }
 
-    fn skip_scalar(reader: &mut Reader<'_>, kind: Kind) -> Result<(), DecodeError> {
+    fn skip_scalar(reader: &mut Reader<'_>, kind: Kind) -> Read<()> {
         let bytes = match kind {
             Kind::I16 => 2,
             Kind::I32 => 4,

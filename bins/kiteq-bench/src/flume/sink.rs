@@ -94,13 +94,19 @@ impl Sink {
         let taken = &mut *self.taken();
         let mut markers = std::mem::take(&mut taken.scratch);
         markers.clear();
-        markers.extend(events.iter().filter_map(|event| Marker::find(event.body())));
+        markers.reserve(events.len());
+        let mut bytes = 0;
+        for event in events.iter() {
+            bytes += event.body().len() as u64;
+            if let Some(marker) = Marker::find(event.body()) {
+                markers.push(marker);
+            }
+        }
         let written = write(taken.journal.as_mut(), &markers);
         if written.is_ok() {
             taken.count(events, &markers, now_ns, self.clock_tag);
-            let bytes: usize = events.iter().map(|event| event.body().len()).sum();
             Counters::add(&self.counters.delivered, events.len() as u64);
-            Counters::add(&self.counters.delivered_bytes, bytes as u64);
+            Counters::add(&self.counters.delivered_bytes, bytes);
             Counters::add(&self.counters.foreign, (events.len() - markers.len()) as u64);
             self.counters.last_delivery_ns.store(now_ns, Relaxed);
             self.count_up(&taken.books);
@@ -125,11 +131,16 @@ impl Taken {
             self.first_at_ns = now_ns;
         }
         self.batches += 1;
-        for marker in markers {
-            let first = self.books.receive(marker.run_id, marker.sequence);
-            // A repetition says nothing about how long an element took, another machine's clock neither.
-            if first && marker.clock_tag == clock_tag {
-                self.latencies.record(now_ns.saturating_sub(marker.pushed_at_ns), 1);
+        // Those that were pushed together are recorded together.
+        for together in markers.chunk_by(|left, right| left.pushed_at_ns == right.pushed_at_ns) {
+            let mut firsts = 0;
+            for marker in together {
+                let first = self.books.receive(marker.run_id, marker.sequence);
+                // A repetition says nothing about how long an element took, another machine's clock neither.
+                firsts += u64::from(first && marker.clock_tag == clock_tag);
+            }
+            if firsts > 0 {
+                self.latencies.record(now_ns.saturating_sub(together[0].pushed_at_ns), firsts);
             }
         }
         // A batch is for one business as a rule.
