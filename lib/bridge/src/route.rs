@@ -5,11 +5,25 @@ use hashbrown::HashMap;
 /// What stands for a business that is not served.
 const DEFAULT: &[u8] = b"default";
 
-/// The businesses that are served, by name.
+/// Where an element goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Route {
+    /// To the business that has its name: its own business and log type.
+    Own(usize),
+    /// To one that stands for others.
+    Default(usize),
+}
+
+/// Businesses by their log types.
+type ByLogType = Vec<(Box<[u8]>, usize)>;
+
+/// The businesses that are served.
 #[derive(Debug)]
 pub(crate) struct Routes {
     names: Vec<String>,
-    places: HashMap<Box<[u8]>, usize>,
+    /// By what an element calls its business, then by its log type: a name that ends with digits is found by each way to cut it, so that
+    /// no element's name has to be put together.
+    places: HashMap<Box<[u8]>, ByLogType>,
     /// Those that stand for others, by what follows the word.
     defaults: HashMap<Box<[u8]>, usize>,
 }
@@ -19,15 +33,16 @@ impl Routes {
     pub(crate) fn new(businesses: &[String]) -> Self {
         let mut routes = Self { names: Vec::new(), places: HashMap::new(), defaults: HashMap::new() };
         for name in businesses {
-            let key: Box<[u8]> = name.as_bytes().into();
-            if routes.places.contains_key(&key) {
+            if routes.names.contains(name) {
                 continue;
             }
             let place = routes.names.len();
-            if let Some(log_type) = key.strip_prefix(DEFAULT) {
+            if let Some(log_type) = name.as_bytes().strip_prefix(DEFAULT) {
                 routes.defaults.insert(log_type.into(), place);
             }
-            routes.places.insert(key, place);
+            for (business, log_type) in cuts(name.as_bytes()) {
+                routes.places.entry(business.into()).or_default().push((log_type.into(), place));
+            }
             routes.names.push(name.clone());
         }
         routes
@@ -37,11 +52,22 @@ impl Routes {
         &self.names
     }
 
-    /// The business called `name`, which is the element's business and log type, or else the default one of that log type.
+    /// Where an element of this business and log type goes, if anywhere.
     #[inline]
-    pub(crate) fn find(&self, name: &[u8], log_type: &[u8]) -> Option<usize> {
-        self.places.get(name).or_else(|| self.defaults.get(log_type)).copied()
+    pub(crate) fn find(&self, business: &[u8], log_type: &[u8]) -> Option<Route> {
+        let of_business = self.places.get(business).and_then(|by_log_type| {
+            by_log_type.iter().find(|(of, _)| **of == *log_type).map(|(_, place)| Route::Own(*place))
+        });
+        of_business.or_else(|| self.defaults.get(log_type).map(|place| Route::Default(*place)))
     }
+}
+
+/// Whatever business and log type make this name: the log type is a number or missing.
+fn cuts(name: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    let digits = name.iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
+    let first = name.len() - digits;
+    let is_negative = digits > 0 && name[..first].ends_with(b"-");
+    (first - usize::from(is_negative)..=name.len()).map(|at| name.split_at(at))
 }
 
 #[cfg(test)]
@@ -52,15 +78,30 @@ mod tests {
     fn a_business_with_its_log_type_then_the_default_of_that_log_type_then_nowhere() {
         let names = ["feed", "feed3", "default3", "default", "feed"].map(str::to_owned);
         let routes = Routes::new(&names);
-        let find = |business: &str, log_type: &str| {
-            let name = format!("{business}{log_type}");
-            routes.find(name.as_bytes(), log_type.as_bytes()).map(|place| routes.names()[place].as_str())
-        };
-        assert_eq!(find("feed", ""), Some("feed"));
-        assert_eq!(find("feed", "3"), Some("feed3"));
+        let find = |business: &str, log_type: &str| routes.find(business.as_bytes(), log_type.as_bytes());
+        assert_eq!(find("feed", ""), Some(Route::Own(0)));
+        assert_eq!(find("feed", "3"), Some(Route::Own(1)));
+        assert_eq!(find("feed3", ""), Some(Route::Own(1)));
         assert_eq!(find("feed", "4"), None);
-        assert_eq!(find("other", "3"), Some("default3"));
-        assert_eq!(find("other", ""), Some("default"));
+        assert_eq!(find("other", "3"), Some(Route::Default(2)));
+        assert_eq!(find("other", ""), Some(Route::Default(3)));
         assert_eq!(routes.names().len(), 4);
+    }
+
+    #[test]
+    fn a_name_is_found_however_business_and_log_type_make_it() {
+        let names = ["a10", "a-7", "b-", "5", "-5", "", "default-1"].map(str::to_owned);
+        let routes = Routes::new(&names);
+        for business in ["", "a", "a1", "a10", "a-", "a-7", "b", "b-", "5", "-", "-5", "default", "default-1"]
+        {
+            for log_type in ["", "0", "10", "7", "-7", "5", "-5", "-1"] {
+                let name = format!("{business}{log_type}");
+                let own = names.iter().position(|other| *other == name).map(Route::Own);
+                let or_default = names.iter().position(|other| *other == format!("default{log_type}"));
+                let expected = own.or(or_default.map(Route::Default));
+                let found = routes.find(business.as_bytes(), log_type.as_bytes());
+                assert_eq!(found, expected, "{business:?} {log_type:?}");
+            }
+        }
     }
 }

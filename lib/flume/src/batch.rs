@@ -17,8 +17,6 @@
 
 use std::fmt;
 
-use bytes::Bytes;
-
 use crate::protocol::Protocol;
 
 /// What stands around the events in a frame, at most. Compact: protocol id, version and type 2; sequence number <= 5; name
@@ -58,17 +56,17 @@ impl BatchBuilder {
     /// An empty batch whose frame will have no more than `frame_bytes_max` bytes after its length prefix.
     #[must_use]
     pub fn new(protocol: Protocol, frame_bytes_max: usize) -> Self {
-        Self::with_capacity(protocol, frame_bytes_max, 0)
+        Self::in_memory(protocol, frame_bytes_max, Vec::new())
     }
 
-    /// The same with memory for events of `bytes` in all, for example what the batch before had: more is taken when it is needed, and
-    /// what was taken then is moved.
+    /// The same in memory that somebody has, for example that [of another batch](Batch::into_memory): more is taken when it is needed,
+    /// and what was written then is moved.
     #[must_use]
-    pub fn with_capacity(protocol: Protocol, frame_bytes_max: usize, bytes: usize) -> Self {
+    pub fn in_memory(protocol: Protocol, frame_bytes_max: usize, mut memory: Vec<u8>) -> Self {
+        memory.clear();
         // Thrift counts in i32.
         let frame_bytes_max = frame_bytes_max.min(i32::MAX as usize);
-        let encoded = Vec::with_capacity(bytes.min(frame_bytes_max));
-        Self { protocol, frame_bytes_max, events: 0, body_bytes: 0, encoded }
+        Self { protocol, frame_bytes_max, events: 0, body_bytes: 0, encoded: memory }
     }
 
     /// Adds an event whose body is the parts of `body`, one after the other.
@@ -124,17 +122,16 @@ impl BatchBuilder {
     #[must_use]
     pub fn finish(mut self) -> Batch {
         self.encoded.push(STOP);
-        Batch { protocol: self.protocol, events: self.events, encoded: self.encoded.into() }
+        Batch { protocol: self.protocol, events: self.events, encoded: self.encoded }
     }
 }
 
-/// A batch that can be sent over any connection of its protocol, as often as need be. Clones share the encoded events.
-#[derive(Clone)]
+/// A batch that can be sent over any connection of its protocol, as often as need be.
 pub struct Batch {
     protocol: Protocol,
     events: usize,
     /// The events and the end of the call's arguments.
-    encoded: Bytes,
+    encoded: Vec<u8>,
 }
 
 impl Batch {
@@ -156,8 +153,14 @@ impl Batch {
         self.protocol
     }
 
+    /// Its memory, for another batch.
+    #[must_use]
+    pub fn into_memory(self) -> Vec<u8> {
+        self.encoded
+    }
+
     /// What follows the head of the call in its frame.
-    pub(crate) fn encoded(&self) -> &Bytes {
+    pub(crate) fn encoded(&self) -> &[u8] {
         &self.encoded
     }
 }

@@ -75,7 +75,7 @@ async fn a_batch_can_be_sent_again_over_another_connection() {
     let mut first = connect(source.address, &options(COMPACT)).await;
     assert!(first.append_batch(&batch).await.is_err());
     let mut second = connect(source.address, &options(COMPACT)).await;
-    second.append_batch(&batch.clone()).await.unwrap();
+    second.append_batch(&batch).await.unwrap();
     assert_eq!(script.bodies(), [b"a", b"b", b"a", b"b"]);
 }
 

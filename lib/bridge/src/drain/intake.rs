@@ -13,13 +13,14 @@ use crate::drain::claims::{Claims, Settlement, Slot, Span, Spans};
 use crate::drain::keeper::{Job, Keeper, Kept};
 use crate::drain::lane::{Lane, Offered, Parcel};
 use crate::drain::link::Reader;
+use crate::drain::memory::BatchMemory;
 use crate::drain::progress::Progress;
 use crate::element::{Decoder, Inflater, Reason, Rejection};
 use crate::letter;
 use crate::limit::{Budget, RateLimit};
 use crate::metrics::{BusinessLabels, DeadLabels, Metrics};
 use crate::redis::{Keys, PARK_FULL, PARK_GONE, Source};
-use crate::route::Routes;
+use crate::route::{Route, Routes};
 
 /// How long parking waits after its bound was met.
 const PARK_AGAIN_AFTER: Duration = Duration::from_secs(1);
@@ -63,6 +64,7 @@ pub(crate) struct Intake<D> {
     /// The element's business and log type, as its header has them.
     name: Vec<u8>,
     pub(crate) lanes: Vec<Lane>,
+    memory: BatchMemory,
     pub(crate) claims: Claims,
     pub(crate) sends: JoinSet<Returned>,
     pub(crate) keeper: Keeper,
@@ -81,6 +83,8 @@ pub(crate) struct Intake<D> {
     pub(crate) is_answered: bool,
     pub(crate) dead_letters: u64,
     sent_counters: Vec<Counter>,
+    /// Whether Redis is being told what is settled. What is done meanwhile is told together.
+    is_settling: bool,
 }
 
 impl<D: Deliver> Intake<D> {
@@ -105,6 +109,7 @@ impl<D: Deliver> Intake<D> {
             inflater,
             name: Vec::new(),
             lanes,
+            memory: BatchMemory::default(),
             claims: Claims::default(),
             sends: JoinSet::new(),
             keeper,
@@ -117,6 +122,7 @@ impl<D: Deliver> Intake<D> {
             is_answered: false,
             dead_letters: 0,
             sent_counters,
+            is_settling: false,
         }
     }
 
@@ -162,7 +168,7 @@ impl<D: Deliver> Intake<D> {
     }
 
     fn send(&mut self, place: usize) {
-        if let Some(parcel) = self.lanes[place].take(self.now) {
+        if let Some(parcel) = self.lanes[place].take(self.now, &mut self.memory) {
             self.send_parcel(parcel);
         }
     }
@@ -209,9 +215,13 @@ impl<D: Deliver> Intake<D> {
                 lane.to_park.extend(parcel.spans.iter());
             }
         }
+        self.memory.give(parcel.batch);
     }
 
     fn settle(&mut self) {
+        if self.is_settling {
+            return;
+        }
         let mut settled = self.claims.take_done();
         settled.retain(|settlement| {
             let claim = settlement.pages.first().and_then(|slot| self.claims.claim_of(*slot));
@@ -224,6 +234,7 @@ impl<D: Deliver> Intake<D> {
             is_ours
         });
         if !settled.is_empty() {
+            self.is_settling = true;
             self.keeper.give(Job::Settle(settled));
         }
     }
@@ -306,6 +317,7 @@ impl<D: Deliver> Intake<D> {
     }
 
     fn settled(&mut self, settled: &[Settlement], held: i64) {
+        self.is_settling = false;
         let taken = i64::try_from(settled.len()).unwrap_or(i64::MAX) - held;
         if taken > 0 {
             tracing::warn!(
@@ -352,17 +364,28 @@ impl<D: Deliver> Intake<D> {
     /// Decodes an element and puts it into the batch of its business.
     #[inline]
     fn take(&mut self, place: (Slot, u32), bytes: &[u8]) -> Result<(), Rejection> {
-        let Self { decoder, inflater, name, lanes, context, claims, now, .. } = self;
+        let Self { decoder, inflater, name, lanes, memory, context, claims, now, .. } = self;
         let plain = match inflater {
             Some(inflater) => inflater.inflate(bytes)?,
             None => bytes,
         };
-        let element = decoder.decode(plain)?;
-        let digits = element.log_type.digits();
-        element.write_name(name);
-        let Some(lane_place) = context.routes.find(name, digits) else {
-            let detail = format!("neither {:?} nor the default is served", String::from_utf8_lossy(name));
-            return Err(Rejection::new(Reason::NoRoute, detail));
+        // It is not moved: reading it as a whole would have to wait for its parts to be written.
+        let decoded = decoder.decode(plain);
+        let element = match decoded {
+            Ok(ref element) => element,
+            Err(rejection) => return Err(rejection),
+        };
+        let (lane_place, name) = match context.routes.find(&element.business, element.log_type.digits()) {
+            Some(Route::Own(place)) => (place, context.routes.names()[place].as_bytes()),
+            Some(Route::Default(place)) => {
+                element.write_name(name);
+                (place, name.as_slice())
+            }
+            None => {
+                element.write_name(name);
+                let detail = format!("neither {:?} nor the default is served", String::from_utf8_lossy(name));
+                return Err(Rejection::new(Reason::NoRoute, detail));
+            }
         };
         let lane = &mut lanes[lane_place];
         if !lane.is_available {
@@ -373,10 +396,10 @@ impl<D: Deliver> Intake<D> {
             }
             return Ok(());
         }
-        let mut offered = lane.offer(&element, name, place);
+        let mut offered = lane.offer(element, name, place);
         if offered == Offered::Full {
-            let full = lane.take(*now);
-            offered = lane.offer(&element, name, place);
+            let full = lane.take(*now, memory);
+            offered = lane.offer(element, name, place);
             Self::began(lane, claims, place.0, *now);
             if let Some(parcel) = full {
                 self.send_parcel(parcel);

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 
 use crate::config::{BatchConfig, SinkProtocol};
 use crate::drain::claims::{Slot, Spans};
+use crate::drain::memory::BatchMemory;
 use crate::element::Element;
 
 const BUSINESS_NAME: &[u8] = b"businessName";
@@ -155,14 +156,13 @@ impl Lane {
     }
 
     /// Takes the batch, if anything is in it, and begins a new one.
-    pub(crate) fn take(&mut self, now: Instant) -> Option<Parcel> {
+    pub(crate) fn take(&mut self, now: Instant, memory: &mut BatchMemory) -> Option<Parcel> {
         if self.builder.is_empty() {
             return None;
         }
-        // As much memory as this one took, so that the next need not grow.
-        let bytes = self.builder.frame_bytes();
-        let fresh = BatchBuilder::with_capacity(self.limits.protocol, self.limits.frame_bytes_max, bytes);
-        let batch = std::mem::replace(&mut self.builder, fresh).finish();
+        let memory = memory.take(self.builder.frame_bytes());
+        let next = BatchBuilder::in_memory(self.limits.protocol, self.limits.frame_bytes_max, memory);
+        let batch = std::mem::replace(&mut self.builder, next).finish();
         let spans = std::mem::take(&mut self.spans);
         Some(Parcel { lane: self.place, batch, spans, claimed_at: self.claimed_at, full_at: now })
     }

@@ -12,6 +12,7 @@ mod intake;
 mod keeper;
 mod lane;
 mod link;
+mod memory;
 mod outage;
 mod progress;
 
@@ -39,7 +40,7 @@ pub(crate) use outage::Outage;
 pub(crate) use progress::Progress;
 
 /// Pages that are asked for ahead of their elements' reading.
-const PAGES_AHEAD: usize = 6;
+const PAGES_AHEAD: usize = 10;
 /// How long an empty queue is left alone.
 const IDLE_POLL: Duration = Duration::from_millis(10);
 /// How often gauges are set, and bounds that somebody else may have cleared are looked at.

@@ -90,7 +90,7 @@ pub fn decode_elements(elements: &[Vec<u8>]) -> usize {
 #[must_use]
 pub fn batch_elements(elements: &[Vec<u8>], bytes: usize) -> usize {
     let mut decoder = Decoder::default();
-    let mut batch = BatchBuilder::with_capacity(Protocol::Compact, usize::MAX, bytes);
+    let mut batch = BatchBuilder::in_memory(Protocol::Compact, usize::MAX, Vec::with_capacity(bytes));
     let mut name = Vec::new();
     for bytes in elements {
         let Ok(element) = decoder.decode(bytes) else { continue };
