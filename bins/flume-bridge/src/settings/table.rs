@@ -245,7 +245,7 @@ pub(crate) const SETTINGS: &[Setting<Settings>] = &[
         file: FileKey::Key("claimElements", &[]),
         heading: CLAIMING,
         value_name: "N",
-        help: "Elements read from Redis in one round trip",
+        help: "Elements read from Redis in one round trip, at most; of large ones about 1 MiB",
         kind: Kind::Count {
             range: 1..=10_000,
             set: |settings, count| settings.bridge.claim_elements = to_usize(count),

@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use crate::config::ClaimMode;
 use crate::drain::claims::{Claims, Slot};
+use crate::drain::page_size::PageSize;
 use crate::redis::{
     Connection, Dialer, Head, Keys, Owner, RedisError, Reply, Script, Scripts, head, short_bulk, skip_crlf,
     unix_ms,
@@ -37,6 +38,9 @@ struct Reading {
     left: Option<usize>,
     /// Bytes of an element that is too large to be held, with its line end.
     skip: usize,
+    /// What the current reply has brought.
+    elements: usize,
+    bytes: usize,
 }
 
 /// What happened on a link.
@@ -80,6 +84,7 @@ pub(crate) struct Link {
     state: State,
     expected: VecDeque<Expected>,
     reading: Reading,
+    page_size: PageSize,
     /// Bytes that the buffer has to hold before reading goes on.
     wanted_bytes: usize,
     progress_at: Instant,
@@ -92,6 +97,7 @@ impl Link {
             state: State::Down { until: now },
             expected: VecDeque::new(),
             reading: Reading::default(),
+            page_size: PageSize::default(),
             wanted_bytes: 0,
             progress_at: now,
         }
@@ -99,6 +105,16 @@ impl Link {
 
     pub(crate) fn is_up(&self) -> bool {
         matches!(self.state, State::Up(_))
+    }
+
+    /// Elements that the next page may have, from 1 to `max`.
+    pub(crate) fn page_elements(&self, max: usize) -> usize {
+        self.page_size.elements(max)
+    }
+
+    /// Whether no further page may be asked for before one is read to its end.
+    pub(crate) fn is_far_ahead(&self) -> bool {
+        self.unread() >= self.page_size.pages()
     }
 
     /// Pages that were asked for and not read to their end.
@@ -233,6 +249,10 @@ impl Link {
                     let limit = self.context.element_bytes_max;
                     let read = read_elements(connection, slot, &mut self.reading, limit, reader)?;
                     self.wanted_bytes = read.unwrap_or(0);
+                    if read.is_none() {
+                        let Reading { elements, bytes, .. } = std::mem::take(&mut self.reading);
+                        self.page_size.brought(elements, bytes);
+                    }
                     read.is_none()
                 }
             };
@@ -281,9 +301,9 @@ fn read_elements(
     let mut at = 0;
     let result = read_into(connection.inbound(), &mut at, slot, reading, element_bytes_max, reader);
     connection.consume(at);
+    reading.bytes += at;
     let wanted = result?;
     if wanted.is_none() {
-        *reading = Reading::default();
         reader.ended(slot);
     }
     Ok(wanted)
@@ -324,6 +344,7 @@ fn read_into(
     // Also when it went wrong further on: what was taken has a fate.
     reader.claims().read(slot, index - first);
     reading.left = Some(left);
+    reading.elements += (index - first) as usize;
     wanted
 }
 

@@ -14,6 +14,7 @@ mod lane;
 mod link;
 mod memory;
 mod outage;
+mod page_size;
 mod progress;
 
 use std::sync::Arc;
@@ -37,10 +38,9 @@ use keeper::{Job, Keeper, KeeperContext};
 use lane::{BatchLimits, Lane};
 use link::{Link, LinkContext, LinkEvent};
 pub(crate) use outage::Outage;
+use page_size::PAGES_AHEAD;
 pub(crate) use progress::Progress;
 
-/// Pages that are asked for ahead of their elements' reading.
-const PAGES_AHEAD: usize = 10;
 /// How long an empty queue is left alone.
 const IDLE_POLL: Duration = Duration::from_millis(10);
 /// How often gauges are set, and bounds that somebody else may have cleared are looked at.
@@ -310,11 +310,10 @@ impl<D: Deliver> Drain<D> {
         while self.rate_at.is_none()
             && let Some(next) = self.next(now)
         {
+            let page = self.link.page_elements(self.config.claim_elements) as u64;
             let most = match &next {
-                Next::Page(claim) => {
-                    self.intake.claims.unasked(*claim).min(self.config.claim_elements as u64)
-                }
-                Next::Claim(_) => self.config.claim_elements as u64,
+                Next::Page(claim) => self.intake.claims.unasked(*claim).min(page),
+                Next::Claim(_) => page,
             };
             let wanted = self.rate.take(most as usize, now) as u32;
             if u64::from(wanted) < most {
@@ -346,7 +345,7 @@ impl<D: Deliver> Drain<D> {
     /// all others: they are older.
     fn next(&self, now: Instant) -> Option<Next> {
         let Intake { claims, lanes, .. } = &self.intake;
-        if self.stop_at.is_some() || self.link.unread() >= PAGES_AHEAD || !self.has_room(PAGES_AHEAD) {
+        if self.stop_at.is_some() || self.link.is_far_ahead() || !self.has_room(PAGES_AHEAD) {
             return None;
         }
         let open_lane =
