@@ -33,8 +33,6 @@ pub struct Taken {
     /// When the first batch came, ns of the monotonic clock.
     pub first_at_ns: u64,
     journal: Option<Journal>,
-    /// Markers of a batch, kept for its allocation.
-    scratch: Vec<Marker>,
 }
 
 /// The handler of a sink's server.
@@ -63,7 +61,6 @@ impl Sink {
             batches: 0,
             first_at_ns: 0,
             journal,
-            scratch: Vec::new(),
         };
         let sink = Self {
             counters: Counters::default(),
@@ -91,28 +88,45 @@ impl Sink {
     /// Takes a batch: its elements are in the journal when this returns.
     fn take(&self, events: &EventBatch) -> io::Result<()> {
         let now_ns = now_ns();
+        let batch = Batch::read(events);
         let taken = &mut *self.taken();
-        let mut markers = std::mem::take(&mut taken.scratch);
-        markers.clear();
-        markers.reserve(events.len());
-        let mut bytes = 0;
+        write(taken.journal.as_mut(), &batch.markers)?;
+        taken.count(&batch, now_ns, self.clock_tag);
+        Counters::add(&self.counters.delivered, events.len() as u64);
+        Counters::add(&self.counters.delivered_bytes, batch.body_bytes);
+        Counters::add(&self.counters.foreign, (events.len() - batch.markers.len()) as u64);
+        self.counters.last_delivery_ns.store(now_ns, Relaxed);
+        self.count_up(&taken.books);
+        Ok(())
+    }
+}
+
+/// What is read from a batch before the books are opened for it, for other batches are read meanwhile.
+struct Batch<'a> {
+    /// Of its elements, without those that have none.
+    markers: Vec<Marker>,
+    body_bytes: u64,
+    /// Businesses and how many events of each come together: a batch is for one business as a rule.
+    businesses: Vec<(&'a [u8], u64)>,
+}
+
+impl<'a> Batch<'a> {
+    fn read(events: &'a EventBatch) -> Self {
+        let mut batch =
+            Self { markers: Vec::with_capacity(events.len()), body_bytes: 0, businesses: Vec::new() };
+        let mut near = 0;
         for event in events.iter() {
-            bytes += event.body().len() as u64;
-            if let Some(marker) = Marker::find(event.body()) {
-                markers.push(marker);
+            batch.body_bytes += event.body().len() as u64;
+            if let Some(marker) = Marker::find_near(event.body(), &mut near) {
+                batch.markers.push(marker);
+            }
+            let business = event.header(b"businessName").unwrap_or_default();
+            match batch.businesses.last_mut() {
+                Some((of, count)) if *of == business => *count += 1,
+                _ => batch.businesses.push((business, 1)),
             }
         }
-        let written = write(taken.journal.as_mut(), &markers);
-        if written.is_ok() {
-            taken.count(events, &markers, now_ns, self.clock_tag);
-            Counters::add(&self.counters.delivered, events.len() as u64);
-            Counters::add(&self.counters.delivered_bytes, bytes);
-            Counters::add(&self.counters.foreign, (events.len() - markers.len()) as u64);
-            self.counters.last_delivery_ns.store(now_ns, Relaxed);
-            self.count_up(&taken.books);
-        }
-        taken.scratch = markers;
-        written
+        batch
     }
 }
 
@@ -126,13 +140,13 @@ fn write(journal: Option<&mut Journal>, markers: &[Marker]) -> io::Result<()> {
 }
 
 impl Taken {
-    fn count(&mut self, events: &EventBatch, markers: &[Marker], now_ns: u64, clock_tag: u32) {
+    fn count(&mut self, batch: &Batch<'_>, now_ns: u64, clock_tag: u32) {
         if self.batches == 0 {
             self.first_at_ns = now_ns;
         }
         self.batches += 1;
         // Those that were pushed together are recorded together.
-        for together in markers.chunk_by(|left, right| left.pushed_at_ns == right.pushed_at_ns) {
+        for together in batch.markers.chunk_by(|left, right| left.pushed_at_ns == right.pushed_at_ns) {
             let mut firsts = 0;
             for marker in together {
                 let first = self.books.receive(marker.run_id, marker.sequence);
@@ -143,29 +157,13 @@ impl Taken {
                 self.latencies.record(now_ns.saturating_sub(together[0].pushed_at_ns), firsts);
             }
         }
-        // A batch is for one business as a rule.
-        let mut count_of = |business: &[u8], count| {
+        for (business, count) in &batch.businesses {
             let business = String::from_utf8_lossy(business);
             if let Some(counted) = self.businesses.get_mut(&*business) {
                 *counted += count;
             } else if self.businesses.len() < BUSINESSES_MAX {
-                self.businesses.insert(business.into_owned(), count);
+                self.businesses.insert(business.into_owned(), *count);
             }
-        };
-        let mut run: Option<(&[u8], u64)> = None;
-        for event in events.iter() {
-            let business = event.header(b"businessName").unwrap_or_default();
-            match &mut run {
-                Some((of, count)) if *of == business => *count += 1,
-                _ => {
-                    if let Some((of, count)) = run.replace((business, 1)) {
-                        count_of(of, count);
-                    }
-                }
-            }
-        }
-        if let Some((of, count)) = run {
-            count_of(of, count);
         }
     }
 }
