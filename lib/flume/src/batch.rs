@@ -49,7 +49,7 @@ pub struct BatchBuilder {
     frame_bytes_max: usize,
     events: usize,
     body_bytes: usize,
-    encoded: Vec<u8>,
+    memory: Memory,
 }
 
 impl BatchBuilder {
@@ -62,11 +62,10 @@ impl BatchBuilder {
     /// The same in memory that somebody has, for example that [of another batch](Batch::into_memory): more is taken when it is needed,
     /// and what was written then is moved.
     #[must_use]
-    pub fn in_memory(protocol: Protocol, frame_bytes_max: usize, mut memory: Vec<u8>) -> Self {
-        memory.clear();
+    pub fn in_memory(protocol: Protocol, frame_bytes_max: usize, memory: Vec<u8>) -> Self {
         // Thrift counts in i32.
         let frame_bytes_max = frame_bytes_max.min(i32::MAX as usize);
-        Self { protocol, frame_bytes_max, events: 0, body_bytes: 0, encoded: memory }
+        Self { protocol, frame_bytes_max, events: 0, body_bytes: 0, memory: Memory::new(memory) }
     }
 
     /// Adds an event whose body is the parts of `body`, one after the other.
@@ -84,10 +83,10 @@ impl BatchBuilder {
             let fits_alone = envelope_bytes_max(self.protocol) + event_bytes <= self.frame_bytes_max;
             return Err(if fits_alone { PushError::Full } else { PushError::TooLarge });
         }
-        self.encoded.reserve(event_bytes + 1);
+        let mut room = self.memory.room(event_bytes);
         match self.protocol {
-            Protocol::Compact => compact::put_event(&mut self.encoded, headers, body, body_bytes),
-            Protocol::Binary => binary::put_event(&mut self.encoded, headers, body, body_bytes),
+            Protocol::Compact => compact::put_event(&mut room, headers, body, body_bytes),
+            Protocol::Binary => binary::put_event(&mut room, headers, body, body_bytes),
         }
         self.events += 1;
         self.body_bytes += body_bytes;
@@ -109,7 +108,7 @@ impl BatchBuilder {
     /// What the frame has after its length prefix, at most: the sequence number's length is not known before it is sent.
     #[must_use]
     pub fn frame_bytes(&self) -> usize {
-        envelope_bytes_max(self.protocol) + self.encoded.len()
+        envelope_bytes_max(self.protocol) + self.memory.used
     }
 
     /// Bytes of all bodies.
@@ -121,8 +120,8 @@ impl BatchBuilder {
     /// The batch as it can be sent.
     #[must_use]
     pub fn finish(mut self) -> Batch {
-        self.encoded.push(STOP);
-        Batch { protocol: self.protocol, events: self.events, encoded: self.encoded }
+        self.memory.room(1).byte(STOP);
+        Batch { protocol: self.protocol, events: self.events, memory: self.memory }
     }
 }
 
@@ -131,7 +130,7 @@ pub struct Batch {
     protocol: Protocol,
     events: usize,
     /// The events and the end of the call's arguments.
-    encoded: Vec<u8>,
+    memory: Memory,
 }
 
 impl Batch {
@@ -144,7 +143,7 @@ impl Batch {
     /// What the frame has after its length prefix, at most.
     #[must_use]
     pub fn frame_bytes(&self) -> usize {
-        envelope_bytes_max(self.protocol) - 1 + self.encoded.len()
+        envelope_bytes_max(self.protocol) - 1 + self.encoded().len()
     }
 
     /// The protocol in which it is encoded.
@@ -156,12 +155,12 @@ impl Batch {
     /// Its memory, for another batch.
     #[must_use]
     pub fn into_memory(self) -> Vec<u8> {
-        self.encoded
+        self.memory.bytes
     }
 
     /// What follows the head of the call in its frame.
     pub(crate) fn encoded(&self) -> &[u8] {
-        &self.encoded
+        &self.memory.bytes[..self.memory.used]
     }
 }
 
@@ -169,22 +168,80 @@ impl fmt::Debug for Batch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut text = f.debug_struct("Batch");
         text.field("protocol", &self.protocol).field("events", &self.events);
-        text.field("encoded_bytes", &self.encoded.len()).finish()
+        text.field("encoded_bytes", &self.encoded().len()).finish()
     }
 }
 
-/// Many parts are one character, for which a copy is a detour.
-#[inline(always)]
-fn put(out: &mut Vec<u8>, part: &[u8]) {
-    match part {
-        [] => {}
-        [byte] => out.push(*byte),
-        part => out.extend_from_slice(part),
+/// Bytes that are written from their start on. All of them have a value, so that writing need not grow anything.
+#[derive(Debug)]
+struct Memory {
+    bytes: Vec<u8>,
+    used: usize,
+}
+
+impl Memory {
+    fn new(mut bytes: Vec<u8>) -> Self {
+        bytes.resize(bytes.capacity(), 0);
+        Self { bytes, used: 0 }
     }
+
+    /// Room for so many bytes, all of which will be written.
+    #[inline(always)]
+    fn room(&mut self, len: usize) -> Room<'_> {
+        let end = self.used + len;
+        if end > self.bytes.len() {
+            self.bytes.resize(end.max(2 * self.bytes.len()), 0);
+        }
+        let start = std::mem::replace(&mut self.used, end);
+        Room { left: &mut self.bytes[start..end] }
+    }
+}
+
+/// Room for one event.
+struct Room<'a> {
+    left: &'a mut [u8],
+}
+
+impl Room<'_> {
+    #[inline(always)]
+    fn take(&mut self, len: usize) -> &mut [u8] {
+        let (taken, left) = std::mem::take(&mut self.left).split_at_mut(len);
+        self.left = left;
+        taken
+    }
+
+    #[inline(always)]
+    fn byte(&mut self, byte: u8) {
+        self.take(1)[0] = byte;
+    }
+
+    /// Most parts are short, and a call of the system's copy is a detour for them.
+    #[inline(always)]
+    fn put(&mut self, part: &[u8]) {
+        let to = self.take(part.len());
+        if part.len() > 16 {
+            to.copy_from_slice(part);
+        } else if !copy_ends::<8>(to, part) && !copy_ends::<4>(to, part) {
+            to.iter_mut().zip(part).for_each(|(to, from)| *to = *from);
+        }
+    }
+}
+
+/// Copies the first and the last `N` bytes, if there are so many.
+#[inline(always)]
+fn copy_ends<const N: usize>(to: &mut [u8], from: &[u8]) -> bool {
+    let (Some(first), Some(last)) = (from.first_chunk::<N>(), from.last_chunk::<N>()) else { return false };
+    if let Some(to) = to.first_chunk_mut() {
+        *to = *first;
+    }
+    if let Some(to) = to.last_chunk_mut() {
+        *to = *last;
+    }
+    true
 }
 
 mod compact {
-    use super::put;
+    use super::Room;
 
     const MAP_FIELD_1: u8 = 0x1b;
     const BINARY_FIELD_2: u8 = 0x18;
@@ -196,12 +253,12 @@ mod compact {
         (bits as usize).div_ceil(7)
     }
 
-    fn put_varint(out: &mut Vec<u8>, mut value: usize) {
+    fn put_varint(out: &mut Room<'_>, mut value: usize) {
         while value >= 0x80 {
-            out.push(value as u8 | 0x80);
+            out.byte(value as u8 | 0x80);
             value >>= 7;
         }
-        out.push(value as u8);
+        out.byte(value as u8);
     }
 
     #[inline(always)]
@@ -214,31 +271,31 @@ mod compact {
 
     #[inline(always)]
     pub(super) fn put_event(
-        out: &mut Vec<u8>,
+        out: &mut Room<'_>,
         headers: &[(&[u8], &[u8])],
         body: &[&[u8]],
         body_bytes: usize,
     ) {
-        out.push(MAP_FIELD_1);
+        out.byte(MAP_FIELD_1);
         put_varint(out, headers.len());
         if !headers.is_empty() {
-            out.push(KEYS_AND_VALUES_BINARY);
+            out.byte(KEYS_AND_VALUES_BINARY);
         }
         for (key, value) in headers {
             for part in [key, value] {
                 put_varint(out, part.len());
-                put(out, part);
+                out.put(part);
             }
         }
-        out.push(BINARY_FIELD_2);
+        out.byte(BINARY_FIELD_2);
         put_varint(out, body_bytes);
-        body.iter().for_each(|part| put(out, part));
-        out.push(STOP);
+        body.iter().for_each(|part| out.put(part));
+        out.byte(STOP);
     }
 }
 
 mod binary {
-    use super::put;
+    use super::Room;
 
     const MAP_FIELD_1: [u8; 3] = [0x0d, 0, 1];
     const BINARY_FIELD_2: [u8; 3] = [0x0b, 0, 2];
@@ -247,8 +304,8 @@ mod binary {
     const LEN: usize = 4;
 
     /// No length gets here that does not fit a frame, whose maximum is an i32.
-    fn put_len(out: &mut Vec<u8>, len: usize) {
-        out.extend_from_slice(&(len as u32).to_be_bytes());
+    fn put_len(out: &mut Room<'_>, len: usize) {
+        out.put(&(len as u32).to_be_bytes());
     }
 
     #[inline(always)]
@@ -259,24 +316,24 @@ mod binary {
 
     #[inline(always)]
     pub(super) fn put_event(
-        out: &mut Vec<u8>,
+        out: &mut Room<'_>,
         headers: &[(&[u8], &[u8])],
         body: &[&[u8]],
         body_bytes: usize,
     ) {
-        out.extend_from_slice(&MAP_FIELD_1);
-        out.extend_from_slice(&KEYS_AND_VALUES_BINARY);
+        out.put(&MAP_FIELD_1);
+        out.put(&KEYS_AND_VALUES_BINARY);
         put_len(out, headers.len());
         for (key, value) in headers {
             for part in [key, value] {
                 put_len(out, part.len());
-                put(out, part);
+                out.put(part);
             }
         }
-        out.extend_from_slice(&BINARY_FIELD_2);
+        out.put(&BINARY_FIELD_2);
         put_len(out, body_bytes);
-        body.iter().for_each(|part| put(out, part));
-        out.push(STOP);
+        body.iter().for_each(|part| out.put(part));
+        out.byte(STOP);
     }
 }
 
