@@ -190,7 +190,7 @@ impl Memory {
     fn room(&mut self, len: usize) -> Room<'_> {
         let end = self.used + len;
         if end > self.bytes.len() {
-            self.bytes.resize(end.max(2 * self.bytes.len()), 0);
+            self.bytes.resize(end.max(self.bytes.len() + self.bytes.len() / 2), 0);
         }
         let start = std::mem::replace(&mut self.used, end);
         Room { left: &mut self.bytes[start..end] }

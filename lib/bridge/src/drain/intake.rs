@@ -168,7 +168,7 @@ impl<D: Deliver> Intake<D> {
     }
 
     fn send(&mut self, place: usize) {
-        if let Some(parcel) = self.lanes[place].take(self.now, &mut self.memory) {
+        if let Some(parcel) = self.lanes[place].take(self.now) {
             self.send_parcel(parcel);
         }
     }
@@ -396,10 +396,10 @@ impl<D: Deliver> Intake<D> {
             }
             return Ok(());
         }
-        let mut offered = lane.offer(element, name, place);
+        let mut offered = lane.offer(element, name, place, memory);
         if offered == Offered::Full {
-            let full = lane.take(*now, memory);
-            offered = lane.offer(element, name, place);
+            let full = lane.take(*now);
+            offered = lane.offer(element, name, place, memory);
             Self::began(lane, claims, place.0, *now);
             if let Some(parcel) = full {
                 self.send_parcel(parcel);

@@ -64,7 +64,10 @@ pub(crate) struct Lane {
     pub(crate) name: Arc<str>,
     place: usize,
     limits: BatchLimits,
+    /// Without memory while nothing is in it.
     builder: BatchBuilder,
+    /// What the batch before took: the next is likely to take as much.
+    bytes_before: usize,
     spans: Spans,
     claimed_at: Instant,
     begun_at: Instant,
@@ -95,6 +98,7 @@ impl Lane {
             place,
             builder: BatchBuilder::new(limits.protocol, limits.frame_bytes_max),
             limits: limits.clone(),
+            bytes_before: 0,
             spans: Spans::default(),
             claimed_at: now,
             begun_at: now,
@@ -129,9 +133,17 @@ impl Lane {
 
     /// Puts an element into the batch.
     #[inline]
-    pub(crate) fn offer(&mut self, element: &Element<'_>, name: &[u8], place: (Slot, u32)) -> Offered {
+    pub(crate) fn offer(
+        &mut self,
+        element: &Element<'_>,
+        name: &[u8],
+        place: (Slot, u32),
+        memory: &mut BatchMemory,
+    ) -> Offered {
         let body = element.body();
-        if !self.builder.is_empty() {
+        if self.builder.is_empty() {
+            self.begin(memory);
+        } else {
             let bytes: usize = body.iter().map(|part| part.len()).sum();
             if self.builder.body_bytes() + bytes > self.limits.bytes_max {
                 return Offered::Full;
@@ -147,6 +159,12 @@ impl Lane {
         }
     }
 
+    #[inline(never)]
+    fn begin(&mut self, memory: &mut BatchMemory) {
+        let memory = memory.take(self.bytes_before);
+        self.builder = BatchBuilder::in_memory(self.limits.protocol, self.limits.frame_bytes_max, memory);
+    }
+
     /// Notes when the batch began, if the element that was just put in is its first.
     #[inline]
     pub(crate) fn began(&mut self, claimed_at: impl FnOnce() -> Instant, now: Instant) {
@@ -156,12 +174,12 @@ impl Lane {
     }
 
     /// Takes the batch, if anything is in it, and begins a new one.
-    pub(crate) fn take(&mut self, now: Instant, memory: &mut BatchMemory) -> Option<Parcel> {
+    pub(crate) fn take(&mut self, now: Instant) -> Option<Parcel> {
         if self.builder.is_empty() {
             return None;
         }
-        let memory = memory.take(self.builder.frame_bytes());
-        let next = BatchBuilder::in_memory(self.limits.protocol, self.limits.frame_bytes_max, memory);
+        self.bytes_before = self.builder.frame_bytes();
+        let next = BatchBuilder::new(self.limits.protocol, self.limits.frame_bytes_max);
         let batch = std::mem::replace(&mut self.builder, next).finish();
         let spans = std::mem::take(&mut self.spans);
         Some(Parcel { lane: self.place, batch, spans, claimed_at: self.claimed_at, full_at: now })
