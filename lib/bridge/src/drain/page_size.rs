@@ -8,9 +8,10 @@ const PAGE_BYTES: usize = 1 << 20;
 /// Taken for an element's length before any has come.
 const FIRST_ELEMENT_BYTES: usize = 4 << 10;
 
+/// Of one drain, from what its pages have brought.
 #[derive(Debug, Default)]
 pub(crate) struct PageSize {
-    /// Nothing before any element has come.
+    /// Bytes of an element. Nothing before any element has come.
     element_bytes: Option<usize>,
 }
 

@@ -260,10 +260,10 @@ async fn large_elements_are_read_in_small_pages() {
         let small = String::from_utf8(element("feed", id)).unwrap();
         small.replace("\"n\":", &format!("\"pad\":\"{}\",\"n\":", "p".repeat(100_000))).into_bytes()
     };
-    push(&mut client, (0..600).map(large)).await;
+    push(&mut client, (0..300).map(large)).await;
     let running = Running::start(config(&redis, &["feed"]), &sink);
-    sink.wait_for(600).await;
-    // The first page is asked for before the size of elements is known, others with it; the rest have ten.
+    sink.wait_for(300).await;
+    // The first page, of a hundred, is asked for before the size of elements is known; the others have ten.
     let pages = reads(&mut client).await;
     assert!(pages >= 20, "{pages}");
     running.stop().await;
