@@ -306,21 +306,21 @@ impl Claims {
         settled.keep == 0 && self.claims.remove(&settled.claim).is_some()
     }
 
-    /// Where these elements are, claim by claim, in the order of their first ones.
+    /// Where these elements are in their claims, page by page, in the order of their first ones.
     pub(crate) fn ranges(&self, spans: &Spans) -> Vec<(u64, Vec<Span>, Vec<Range>)> {
-        let mut claims: Vec<(u64, Vec<Span>, Vec<Range>)> = Vec::new();
+        let mut pages: Vec<(u64, Vec<Span>, Vec<Range>)> = Vec::new();
         for span in spans.iter() {
             let Some(page) = self.page(span.slot) else { continue };
             let range = self.range(span);
-            match claims.iter_mut().rev().find(|(number, ..)| *number == page.claim) {
+            match pages.iter_mut().rev().find(|(_, spans, _)| spans[0].slot == span.slot) {
                 Some((_, spans, ranges)) => {
                     spans.push(span);
                     ranges.push(range);
                 }
-                None => claims.push((page.claim, vec![span], vec![range])),
+                None => pages.push((page.claim, vec![span], vec![range])),
             }
         }
-        claims
+        pages
     }
 
     /// Where the elements of a span are in their claim.
@@ -420,7 +420,8 @@ mod tests {
         let other = claim(&mut claims, 4)[0];
         let ranges = claims.ranges(&spans(&[(slots[0], 9), (slots[1], 0), (other, 0), (slots[2], 4)]));
         let shape: Vec<_> = ranges.iter().map(|(number, _, ranges)| (*number, ranges.as_slice())).collect();
-        assert_eq!(shape, [(0, &[(-16, -16), (-15, -15), (-1, -1)][..]), (1, &[(-4, -4)])]);
+        let (first, second, third) = (&[(-16, -16)][..], &[(-15, -15)][..], &[(-1, -1)][..]);
+        assert_eq!(shape, [(0, first), (0, second), (1, &[(-4, -4)]), (0, third)]);
     }
 
     #[test]

@@ -259,6 +259,7 @@ impl<D: Deliver> Intake<D> {
                 self.keeper.give(Job::ParkValues { lane: place, values, spans });
                 continue;
             }
+            // Page by page, for what does not fit below the bound is refused whole.
             for (claim, spans, ranges) in self.claims.ranges(&spans) {
                 self.keeper.give(Job::Park { lane: place, claim, spans, ranges });
             }
