@@ -227,7 +227,7 @@ pub(crate) struct Compact;
 impl Compact {
     #[inline]
     fn kind(reader: &mut Reader<'_>, code: u8) -> Read<Kind> {
-        /// By their codes.
+        /// By their codes: a table, for a type is looked up for every field of every event.
         const KINDS: [Option<Kind>; 16] = [
             None,
             Some(Kind::Bool),
