@@ -174,6 +174,15 @@ impl TestBroker {
         line.unwrap_or_else(|| panic!("{name} is not in\n{text}")).parse().unwrap()
     }
 
+    /// Waits until `count` is nought, for as long as it keeps falling: how fast is not what the test is about.
+    pub async fn until_none_of(&self, what: &str, count: impl Fn() -> usize) {
+        let mut left = count();
+        while left > 0 {
+            self.until(&format!("fewer than {left} {what}"), |_| count() < left).await;
+            left = count();
+        }
+    }
+
     /// Waits until `is_so` holds.
     pub async fn until(&self, what: &str, is_so: impl Fn(&Self) -> bool) {
         let waited = tokio::time::timeout(PATIENCE, async {
