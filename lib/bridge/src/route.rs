@@ -1,21 +1,32 @@
 //! Which business an element goes to.
 
-use hashbrown::HashMap;
+use std::hash::{Hash, Hasher};
+
+use hashbrown::{Equivalent, HashMap};
+
+use crate::element::put_tail;
 
 /// What stands for a business that is not served.
 const DEFAULT: &[u8] = b"default";
 
 /// Where an element goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Route {
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Route<'r> {
     /// To the business that has its name: its own business and log type.
-    Own(usize),
+    Own(&'r Own),
     /// To one that stands for others.
     Default(usize),
 }
 
-/// Businesses by their log types.
-type ByLogType = Vec<(Box<[u8]>, usize)>;
+/// A business and log type that together are the name of a business that is served.
+#[derive(Debug)]
+pub(crate) struct Own {
+    log_type: Box<[u8]>,
+    /// Which business.
+    pub(crate) place: usize,
+    /// What an event's body has at its end, for elements whose business needs no escapes.
+    pub(crate) tail: Box<[u8]>,
+}
 
 /// The businesses that are served.
 #[derive(Debug)]
@@ -23,9 +34,9 @@ pub(crate) struct Routes {
     names: Vec<String>,
     /// By what an element calls its business, then by its log type: a name that ends with digits is found by each way to cut it, so that
     /// no element's name has to be put together.
-    places: HashMap<Box<[u8]>, ByLogType>,
+    places: HashMap<Name, Vec<Own>>,
     /// Those that stand for others, by what follows the word.
-    defaults: HashMap<Box<[u8]>, usize>,
+    defaults: HashMap<Name, usize>,
 }
 
 impl Routes {
@@ -38,10 +49,13 @@ impl Routes {
             }
             let place = routes.names.len();
             if let Some(log_type) = name.as_bytes().strip_prefix(DEFAULT) {
-                routes.defaults.insert(log_type.into(), place);
+                routes.defaults.insert(Name(log_type.into()), place);
             }
             for (business, log_type) in cuts(name.as_bytes()) {
-                routes.places.entry(business.into()).or_default().push((log_type.into(), place));
+                let mut tail = Vec::new();
+                put_tail(&mut tail, business, log_type);
+                let own = Own { log_type: log_type.into(), place, tail: tail.into() };
+                routes.places.entry(Name(business.into())).or_default().push(own);
             }
             routes.names.push(name.clone());
         }
@@ -54,12 +68,57 @@ impl Routes {
 
     /// Where an element of this business and log type goes, if anywhere.
     #[inline]
-    pub(crate) fn find(&self, business: &[u8], log_type: &[u8]) -> Option<Route> {
-        let of_business = self.places.get(business).and_then(|by_log_type| {
-            by_log_type.iter().find(|(of, _)| **of == *log_type).map(|(_, place)| Route::Own(*place))
-        });
-        of_business.or_else(|| self.defaults.get(log_type).map(|place| Route::Default(*place)))
+    pub(crate) fn find(&self, business: &[u8], log_type: &[u8]) -> Option<Route<'_>> {
+        let by_log_type = self.places.get(&Sought(business));
+        let own = by_log_type.and_then(|all| all.iter().find(|own| is_same(&own.log_type, log_type)));
+        own.map(Route::Own)
+            .or_else(|| self.defaults.get(&Sought(log_type)).map(|place| Route::Default(*place)))
     }
+}
+
+/// A key of the maps.
+#[derive(Debug, PartialEq, Eq)]
+struct Name(Box<[u8]>);
+
+impl Hash for Name {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        Sought(&self.0).hash(state);
+    }
+}
+
+/// What an element has that may be a key.
+struct Sought<'a>(&'a [u8]);
+
+impl Hash for Sought<'_> {
+    #[inline(always)]
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write(self.0);
+    }
+}
+
+impl Equivalent<Name> for Sought<'_> {
+    #[inline(always)]
+    fn equivalent(&self, name: &Name) -> bool {
+        is_same(self.0, &name.0)
+    }
+}
+
+/// Whether two texts are the same. They are mostly short, and a call of the system's comparison is a detour for such.
+#[inline(always)]
+fn is_same(one: &[u8], other: &[u8]) -> bool {
+    one.len() == other.len()
+        && match one.len() {
+            17.. => one == other,
+            8.. => have_same_ends::<8>(one, other),
+            4.. => have_same_ends::<4>(one, other),
+            _ => one.iter().zip(other).all(|(one, other)| one == other),
+        }
+}
+
+/// Whether the first and the last `N` bytes are the same, which are all if there are from `N` to twice as many.
+#[inline(always)]
+fn have_same_ends<const N: usize>(one: &[u8], other: &[u8]) -> bool {
+    one.first_chunk::<N>() == other.first_chunk() && one.last_chunk::<N>() == other.last_chunk()
 }
 
 /// Whatever business and log type make this name: the log type is a number or missing.
@@ -74,17 +133,45 @@ fn cuts(name: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
 mod tests {
     use super::*;
 
+    #[derive(Debug, PartialEq)]
+    enum Found {
+        Own(usize),
+        Default(usize),
+    }
+
+    fn found(routes: &Routes, business: &str, log_type: &str) -> Option<Found> {
+        Some(match routes.find(business.as_bytes(), log_type.as_bytes())? {
+            Route::Own(own) => Found::Own(own.place),
+            Route::Default(place) => Found::Default(place),
+        })
+    }
+
+    #[test]
+    fn texts_are_the_same_when_all_their_bytes_are() {
+        let text: Vec<u8> = (0..40).collect();
+        for len in 0..=text.len() {
+            let one = &text[..len];
+            assert!(is_same(one, one));
+            assert!(len == 0 || !is_same(one, &one[1..]));
+            for at in 0..len {
+                let mut other = one.to_vec();
+                other[at] ^= 0x80;
+                assert!(!is_same(one, &other), "byte {at} of {len}");
+            }
+        }
+    }
+
     #[test]
     fn a_business_with_its_log_type_then_the_default_of_that_log_type_then_nowhere() {
         let names = ["feed", "feed3", "default3", "default", "feed"].map(str::to_owned);
         let routes = Routes::new(&names);
-        let find = |business: &str, log_type: &str| routes.find(business.as_bytes(), log_type.as_bytes());
-        assert_eq!(find("feed", ""), Some(Route::Own(0)));
-        assert_eq!(find("feed", "3"), Some(Route::Own(1)));
-        assert_eq!(find("feed3", ""), Some(Route::Own(1)));
+        let find = |business: &str, log_type: &str| found(&routes, business, log_type);
+        assert_eq!(find("feed", ""), Some(Found::Own(0)));
+        assert_eq!(find("feed", "3"), Some(Found::Own(1)));
+        assert_eq!(find("feed3", ""), Some(Found::Own(1)));
         assert_eq!(find("feed", "4"), None);
-        assert_eq!(find("other", "3"), Some(Route::Default(2)));
-        assert_eq!(find("other", ""), Some(Route::Default(3)));
+        assert_eq!(find("other", "3"), Some(Found::Default(2)));
+        assert_eq!(find("other", ""), Some(Found::Default(3)));
         assert_eq!(routes.names().len(), 4);
     }
 
@@ -96,11 +183,10 @@ mod tests {
         {
             for log_type in ["", "0", "10", "7", "-7", "5", "-5", "-1"] {
                 let name = format!("{business}{log_type}");
-                let own = names.iter().position(|other| *other == name).map(Route::Own);
+                let own = names.iter().position(|other| *other == name).map(Found::Own);
                 let or_default = names.iter().position(|other| *other == format!("default{log_type}"));
-                let expected = own.or(or_default.map(Route::Default));
-                let found = routes.find(business.as_bytes(), log_type.as_bytes());
-                assert_eq!(found, expected, "{business:?} {log_type:?}");
+                let expected = own.or(or_default.map(Found::Default));
+                assert_eq!(found(&routes, business, log_type), expected, "{business:?} {log_type:?}");
             }
         }
     }

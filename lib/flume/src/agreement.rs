@@ -17,7 +17,7 @@ use crate::generated::{
     ThriftFlumeEvent, ThriftSourceProtocolAppendArgs, ThriftSourceProtocolAppendBatchArgs,
 };
 use crate::protocol::Protocol;
-use crate::{BatchBuilder, EventBatch, EventRef, FRAME_BYTES_MAX};
+use crate::{BatchBuilder, EventBatch, EventRef, FRAME_BYTES_MAX, SharedHeaders};
 
 fn events() -> impl Strategy<Value = Vec<ThriftFlumeEvent>> {
     let headers = btree_map(".{0,12}", ".{0,200}", 0..4);
@@ -34,10 +34,17 @@ fn protocol() -> impl Strategy<Value = Protocol> {
 fn ours(protocol: Protocol, sequence: i32, events: &[ThriftFlumeEvent]) -> Vec<u8> {
     let mut builder = BatchBuilder::new(protocol, FRAME_BYTES_MAX);
     for (index, event) in events.iter().enumerate() {
-        let headers: Vec<_> =
+        let headers: Vec<(&[u8], &[u8])> =
             event.headers.iter().map(|(key, value)| (key.as_bytes(), value.as_bytes())).collect();
         let (begin, end) = event.body.split_at(event.body.len() / 3);
-        builder.push(&headers, &[begin, b"", end]).unwrap();
+        let body: [&[u8]; 3] = [begin, b"", end];
+        match headers.split_last() {
+            // Headers that are shared are the same on the wire.
+            Some(((key, value), others)) if index % 2 == 1 => {
+                builder.push_sharing(&SharedHeaders::new(protocol, others, key), value, &body).unwrap();
+            }
+            _ => builder.push(&headers, &body).unwrap(),
+        }
         assert_eq!(builder.events(), index + 1);
     }
     let batch = builder.finish();

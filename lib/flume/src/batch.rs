@@ -74,20 +74,52 @@ impl BatchBuilder {
     /// When the event does not fit. The batch stays as it was.
     #[inline(always)]
     pub fn push(&mut self, headers: &[(&[u8], &[u8])], body: &[&[u8]]) -> Result<(), PushError> {
+        match self.protocol {
+            Protocol::Compact => self.push_as::<Compact>(headers, body),
+            Protocol::Binary => self.push_as::<Binary>(headers, body),
+        }
+    }
+
+    /// The same with headers that other events share, `last` being the value of the last one.
+    ///
+    /// # Errors
+    /// When the event does not fit. The batch stays as it was.
+    ///
+    /// # Panics
+    /// When the headers are encoded for the other protocol.
+    #[inline(always)]
+    pub fn push_sharing(
+        &mut self,
+        headers: &SharedHeaders,
+        last: &[u8],
+        body: &[&[u8]],
+    ) -> Result<(), PushError> {
+        assert_eq!(self.protocol, headers.protocol, "the headers' protocol is the batch's");
+        match self.protocol {
+            Protocol::Compact => self.push_as::<Compact>(&(headers, last), body),
+            Protocol::Binary => self.push_as::<Binary>(&(headers, last), body),
+        }
+    }
+
+    #[inline(always)]
+    fn push_as<E: Encoding>(
+        &mut self,
+        headers: &(impl PutHeaders + ?Sized),
+        body: &[&[u8]],
+    ) -> Result<(), PushError> {
         let body_bytes = body.iter().map(|part| part.len()).sum();
-        let event_bytes = match self.protocol {
-            Protocol::Compact => compact::event_bytes(headers, body_bytes),
-            Protocol::Binary => binary::event_bytes(headers, body_bytes),
-        };
+        let event_bytes =
+            headers.bytes::<E>() + E::BODY_FIELD.len() + E::len_bytes(body_bytes) + body_bytes + 1;
         if self.frame_bytes() + event_bytes > self.frame_bytes_max {
             let fits_alone = envelope_bytes_max(self.protocol) + event_bytes <= self.frame_bytes_max;
             return Err(if fits_alone { PushError::Full } else { PushError::TooLarge });
         }
         let mut room = self.memory.room(event_bytes);
-        match self.protocol {
-            Protocol::Compact => compact::put_event(&mut room, headers, body, body_bytes),
-            Protocol::Binary => binary::put_event(&mut room, headers, body, body_bytes),
-        }
+        headers.put::<E>(&mut room);
+        room.put(E::BODY_FIELD);
+        E::put_len(&mut room, body_bytes);
+        body.iter().for_each(|part| room.put(part));
+        room.byte(STOP);
         self.events += 1;
         self.body_bytes += body_bytes;
         Ok(())
@@ -122,6 +154,35 @@ impl BatchBuilder {
     pub fn finish(mut self) -> Batch {
         self.memory.room(1).byte(STOP);
         Batch { protocol: self.protocol, events: self.events, memory: self.memory }
+    }
+}
+
+/// Headers that many events have, encoded once: all but the value of the last one, which is an event's own.
+#[derive(Debug, Clone)]
+pub struct SharedHeaders {
+    protocol: Protocol,
+    encoded: Vec<u8>,
+}
+
+impl SharedHeaders {
+    /// These headers, then one whose key is `last`.
+    #[must_use]
+    pub fn new(protocol: Protocol, headers: &[(&[u8], &[u8])], last: &[u8]) -> Self {
+        let encoded = match protocol {
+            Protocol::Compact => Self::encode::<Compact>(headers, last),
+            Protocol::Binary => Self::encode::<Binary>(headers, last),
+        };
+        Self { protocol, encoded }
+    }
+
+    fn encode<E: Encoding>(headers: &[(&[u8], &[u8])], last: &[u8]) -> Vec<u8> {
+        let entries: usize = headers.iter().map(|header| entry_bytes::<E>(*header)).sum();
+        let mut encoded = vec![0; E::map_bytes(headers.len() + 1) + entries + string_bytes::<E>(last)];
+        let mut room = Room { left: &mut encoded };
+        E::put_map(&mut room, headers.len() + 1);
+        headers.iter().for_each(|header| put_entry::<E>(&mut room, *header));
+        put_string::<E>(&mut room, last);
+        encoded
     }
 }
 
@@ -219,121 +280,159 @@ impl Room<'_> {
     #[inline(always)]
     fn put(&mut self, part: &[u8]) {
         let to = self.take(part.len());
-        if part.len() > 16 {
-            to.copy_from_slice(part);
-        } else if !copy_ends::<8>(to, part) && !copy_ends::<4>(to, part) {
-            to.iter_mut().zip(part).for_each(|(to, from)| *to = *from);
+        match part.len() {
+            64.. => to.copy_from_slice(part),
+            32.. => copy_ends::<32>(to, part),
+            16.. => copy_ends::<16>(to, part),
+            8.. => copy_ends::<8>(to, part),
+            4.. => copy_ends::<4>(to, part),
+            _ => to.iter_mut().zip(part).for_each(|(to, from)| *to = *from),
         }
     }
 }
 
-/// Copies the first and the last `N` bytes, if there are so many.
+/// Copies the first and the last `N` bytes, which are all if there are from `N` to twice as many.
 #[inline(always)]
-fn copy_ends<const N: usize>(to: &mut [u8], from: &[u8]) -> bool {
-    let (Some(first), Some(last)) = (from.first_chunk::<N>(), from.last_chunk::<N>()) else { return false };
-    if let Some(to) = to.first_chunk_mut() {
-        *to = *first;
+fn copy_ends<const N: usize>(to: &mut [u8], from: &[u8]) {
+    if let (Some(to), Some(from)) = (to.first_chunk_mut::<N>(), from.first_chunk()) {
+        *to = *from;
     }
-    if let Some(to) = to.last_chunk_mut() {
-        *to = *last;
+    if let (Some(to), Some(from)) = (to.last_chunk_mut::<N>(), from.last_chunk()) {
+        *to = *from;
     }
-    true
 }
 
-mod compact {
-    use super::Room;
+/// How a protocol writes what an event has besides its strings.
+trait Encoding {
+    /// What stands before the body's length.
+    const BODY_FIELD: &'static [u8];
+    /// What stands before so many headers.
+    fn map_bytes(headers: usize) -> usize;
+    fn put_map(out: &mut Room<'_>, headers: usize);
+    /// A string's length.
+    fn len_bytes(len: usize) -> usize;
+    fn put_len(out: &mut Room<'_>, len: usize);
+}
 
-    const MAP_FIELD_1: u8 = 0x1b;
-    const BINARY_FIELD_2: u8 = 0x18;
-    const KEYS_AND_VALUES_BINARY: u8 = 0x88;
-    const STOP: u8 = super::STOP;
+struct Compact;
 
-    fn varint_bytes(value: usize) -> usize {
-        let bits = usize::BITS - (value | 1).leading_zeros();
+impl Encoding for Compact {
+    const BODY_FIELD: &'static [u8] = &[0x18];
+
+    #[inline(always)]
+    fn map_bytes(headers: usize) -> usize {
+        1 + Self::len_bytes(headers) + usize::from(headers > 0)
+    }
+
+    #[inline(always)]
+    fn put_map(out: &mut Room<'_>, headers: usize) {
+        const MAP_FIELD_1: u8 = 0x1b;
+        const KEYS_AND_VALUES_BINARY: u8 = 0x88;
+        out.byte(MAP_FIELD_1);
+        Self::put_len(out, headers);
+        if headers > 0 {
+            out.byte(KEYS_AND_VALUES_BINARY);
+        }
+    }
+
+    #[inline(always)]
+    fn len_bytes(len: usize) -> usize {
+        let bits = usize::BITS - (len | 1).leading_zeros();
         (bits as usize).div_ceil(7)
     }
 
-    fn put_varint(out: &mut Room<'_>, mut value: usize) {
-        while value >= 0x80 {
-            out.byte(value as u8 | 0x80);
-            value >>= 7;
-        }
-        out.byte(value as u8);
-    }
-
     #[inline(always)]
-    pub(super) fn event_bytes(headers: &[(&[u8], &[u8])], body_bytes: usize) -> usize {
-        let string = |bytes: usize| varint_bytes(bytes) + bytes;
-        let entries: usize = headers.iter().map(|(key, value)| string(key.len()) + string(value.len())).sum();
-        let map = varint_bytes(headers.len()) + usize::from(!headers.is_empty()) + entries;
-        1 + map + 1 + string(body_bytes) + 1
-    }
-
-    #[inline(always)]
-    pub(super) fn put_event(
-        out: &mut Room<'_>,
-        headers: &[(&[u8], &[u8])],
-        body: &[&[u8]],
-        body_bytes: usize,
-    ) {
-        out.byte(MAP_FIELD_1);
-        put_varint(out, headers.len());
-        if !headers.is_empty() {
-            out.byte(KEYS_AND_VALUES_BINARY);
+    fn put_len(out: &mut Room<'_>, mut len: usize) {
+        while len >= 0x80 {
+            out.byte(len as u8 | 0x80);
+            len >>= 7;
         }
-        for (key, value) in headers {
-            for part in [key, value] {
-                put_varint(out, part.len());
-                out.put(part);
-            }
-        }
-        out.byte(BINARY_FIELD_2);
-        put_varint(out, body_bytes);
-        body.iter().for_each(|part| out.put(part));
-        out.byte(STOP);
+        out.byte(len as u8);
     }
 }
 
-mod binary {
-    use super::Room;
+struct Binary;
 
-    const MAP_FIELD_1: [u8; 3] = [0x0d, 0, 1];
-    const BINARY_FIELD_2: [u8; 3] = [0x0b, 0, 2];
-    const KEYS_AND_VALUES_BINARY: [u8; 2] = [0x0b, 0x0b];
-    const STOP: u8 = super::STOP;
-    const LEN: usize = 4;
+impl Encoding for Binary {
+    const BODY_FIELD: &'static [u8] = &[0x0b, 0, 2];
+
+    #[inline(always)]
+    fn map_bytes(headers: usize) -> usize {
+        3 + 2 + Self::len_bytes(headers)
+    }
+
+    #[inline(always)]
+    fn put_map(out: &mut Room<'_>, headers: usize) {
+        const MAP_FIELD_1: [u8; 3] = [0x0d, 0, 1];
+        const KEYS_AND_VALUES_BINARY: [u8; 2] = [0x0b, 0x0b];
+        out.put(&MAP_FIELD_1);
+        out.put(&KEYS_AND_VALUES_BINARY);
+        Self::put_len(out, headers);
+    }
+
+    #[inline(always)]
+    fn len_bytes(_len: usize) -> usize {
+        4
+    }
 
     /// No length gets here that does not fit a frame, whose maximum is an i32.
+    #[inline(always)]
     fn put_len(out: &mut Room<'_>, len: usize) {
         out.put(&(len as u32).to_be_bytes());
     }
+}
 
+#[inline(always)]
+fn string_bytes<E: Encoding>(text: &[u8]) -> usize {
+    E::len_bytes(text.len()) + text.len()
+}
+
+#[inline(always)]
+fn put_string<E: Encoding>(out: &mut Room<'_>, text: &[u8]) {
+    E::put_len(out, text.len());
+    out.put(text);
+}
+
+#[inline(always)]
+fn entry_bytes<E: Encoding>((key, value): (&[u8], &[u8])) -> usize {
+    string_bytes::<E>(key) + string_bytes::<E>(value)
+}
+
+#[inline(always)]
+fn put_entry<E: Encoding>(out: &mut Room<'_>, (key, value): (&[u8], &[u8])) {
+    put_string::<E>(out, key);
+    put_string::<E>(out, value);
+}
+
+/// The headers of an event, in one form or the other.
+trait PutHeaders {
+    fn bytes<E: Encoding>(&self) -> usize;
+    fn put<E: Encoding>(&self, out: &mut Room<'_>);
+}
+
+impl PutHeaders for [(&[u8], &[u8])] {
     #[inline(always)]
-    pub(super) fn event_bytes(headers: &[(&[u8], &[u8])], body_bytes: usize) -> usize {
-        let entries: usize = headers.iter().map(|(key, value)| LEN + key.len() + LEN + value.len()).sum();
-        3 + 2 + LEN + entries + 3 + LEN + body_bytes + 1
+    fn bytes<E: Encoding>(&self) -> usize {
+        E::map_bytes(self.len()) + self.iter().map(|header| entry_bytes::<E>(*header)).sum::<usize>()
     }
 
     #[inline(always)]
-    pub(super) fn put_event(
-        out: &mut Room<'_>,
-        headers: &[(&[u8], &[u8])],
-        body: &[&[u8]],
-        body_bytes: usize,
-    ) {
-        out.put(&MAP_FIELD_1);
-        out.put(&KEYS_AND_VALUES_BINARY);
-        put_len(out, headers.len());
-        for (key, value) in headers {
-            for part in [key, value] {
-                put_len(out, part.len());
-                out.put(part);
-            }
-        }
-        out.put(&BINARY_FIELD_2);
-        put_len(out, body_bytes);
-        body.iter().for_each(|part| out.put(part));
-        out.byte(STOP);
+    fn put<E: Encoding>(&self, out: &mut Room<'_>) {
+        E::put_map(out, self.len());
+        self.iter().for_each(|header| put_entry::<E>(out, *header));
+    }
+}
+
+impl PutHeaders for (&SharedHeaders, &[u8]) {
+    #[inline(always)]
+    fn bytes<E: Encoding>(&self) -> usize {
+        self.0.encoded.len() + string_bytes::<E>(self.1)
+    }
+
+    #[inline(always)]
+    fn put<E: Encoding>(&self, out: &mut Room<'_>) {
+        out.put(&self.0.encoded);
+        put_string::<E>(out, self.1);
     }
 }
 
@@ -345,7 +444,7 @@ mod tests {
     const BOTH: [Protocol; 2] = [Protocol::Compact, Protocol::Binary];
 
     fn encoded(protocol: Protocol, headers: &[(&[u8], &[u8])], body: &[&[u8]]) -> Vec<u8> {
-        let mut builder = BatchBuilder::new(protocol, 1000);
+        let mut builder = BatchBuilder::new(protocol, 10_000);
         builder.push(headers, body).unwrap();
         builder.finish().encoded().to_vec()
     }
@@ -369,6 +468,21 @@ mod tests {
             encoded(Protocol::Binary, HEADERS, &[b"x", b"", b"yz"]),
             b"\x0d\0\x01\x0b\x0b\0\0\0\x02\0\0\0\x01a\0\0\0\x02bc\0\0\0\x01d\0\0\0\0\x0b\0\x02\0\0\0\x03xyz\0\0"
         );
+    }
+
+    #[test]
+    fn shared_headers_are_those_that_are_written_out() {
+        let name = [b'.'; 200];
+        for protocol in BOTH {
+            for len in 0..200 {
+                let (last, value) = (&name[..len], &name[len..]);
+                let shared = SharedHeaders::new(protocol, &[(b"a", b"bc"), (value, last)], last);
+                let mut builder = BatchBuilder::new(protocol, 10_000);
+                builder.push_sharing(&shared, value, &[value, b"x"]).unwrap();
+                let written_out: [(&[u8], &[u8]); 3] = [(b"a", b"bc"), (value, last), (last, value)];
+                assert_eq!(builder.finish().encoded(), encoded(protocol, &written_out, &[value, b"x"]));
+            }
+        }
     }
 
     #[test]

@@ -36,7 +36,7 @@ mod status;
 mod stream;
 mod tls;
 
-pub use batch::{Batch, BatchBuilder, PushError};
+pub use batch::{Batch, BatchBuilder, PushError, SharedHeaders};
 pub use connection::{ConnectOptions, Connection};
 pub use decode::{Call, DecodeError, Request, decode_request};
 pub use error::FlumeError;

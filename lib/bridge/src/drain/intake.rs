@@ -49,6 +49,15 @@ pub(crate) struct IntakeContext<D> {
     pub(crate) progress: Arc<Progress>,
 }
 
+/// What is written for an element of which it is not known beforehand.
+#[derive(Default)]
+struct Written {
+    /// The business and log type, as the event's header has them.
+    name: Vec<u8>,
+    /// What is added to the body.
+    tail: Vec<u8>,
+}
+
 /// Letters that are not given to the keeper yet.
 #[derive(Default)]
 struct Letters {
@@ -61,8 +70,7 @@ pub(crate) struct Intake<D> {
     context: IntakeContext<D>,
     decoder: Decoder,
     inflater: Option<Inflater>,
-    /// The element's business and log type, as its header has them.
-    name: Vec<u8>,
+    written: Written,
     pub(crate) lanes: Vec<Lane>,
     memory: BatchMemory,
     pub(crate) claims: Claims,
@@ -107,7 +115,7 @@ impl<D: Deliver> Intake<D> {
             context,
             decoder: Decoder::default(),
             inflater,
-            name: Vec::new(),
+            written: Written::default(),
             lanes,
             memory: BatchMemory::default(),
             claims: Claims::default(),
@@ -365,7 +373,7 @@ impl<D: Deliver> Intake<D> {
     /// Decodes an element and puts it into the batch of its business.
     #[inline]
     fn take(&mut self, place: (Slot, u32), bytes: &[u8]) -> Result<(), Rejection> {
-        let Self { decoder, inflater, name, lanes, memory, context, claims, now, .. } = self;
+        let Self { decoder, inflater, written, lanes, memory, context, claims, now, .. } = self;
         let plain = match inflater {
             Some(inflater) => inflater.inflate(bytes)?,
             None => bytes,
@@ -376,18 +384,26 @@ impl<D: Deliver> Intake<D> {
             Ok(ref element) => element,
             Err(rejection) => return Err(rejection),
         };
-        let (lane_place, name) = match context.routes.find(&element.business, element.log_type.digits()) {
-            Some(Route::Own(place)) => (place, context.routes.names()[place].as_bytes()),
+        let (lane_place, business, known_tail) = match context
+            .routes
+            .find(&element.business, element.log_type.digits())
+        {
+            Some(Route::Own(own)) => (own.place, None, element.has_plain_business().then_some(&*own.tail)),
             Some(Route::Default(place)) => {
-                element.write_name(name);
-                (place, name.as_slice())
+                element.write_name(&mut written.name);
+                (place, Some(written.name.as_slice()), None)
             }
             None => {
-                element.write_name(name);
-                let detail = format!("neither {:?} nor the default is served", String::from_utf8_lossy(name));
+                element.write_name(&mut written.name);
+                let name = String::from_utf8_lossy(&written.name);
+                let detail = format!("neither {name:?} nor the default is served");
                 return Err(Rejection::new(Reason::NoRoute, detail));
             }
         };
+        let tail = known_tail.unwrap_or_else(|| {
+            element.write_tail(&mut written.tail);
+            &written.tail
+        });
         let lane = &mut lanes[lane_place];
         if !lane.is_available {
             lane.to_park.add(place.0, place.1);
@@ -397,10 +413,10 @@ impl<D: Deliver> Intake<D> {
             }
             return Ok(());
         }
-        let mut offered = lane.offer(element, name, place, memory);
+        let mut offered = lane.offer(element, business, tail, place, memory);
         if offered == Offered::Full {
             let full = lane.take(*now);
-            offered = lane.offer(element, name, place, memory);
+            offered = lane.offer(element, business, tail, place, memory);
             Self::began(lane, claims, place.0, *now);
             if let Some(parcel) = full {
                 self.send_parcel(parcel);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kiteq_flume::{Batch, BatchBuilder, Protocol, PushError};
+use kiteq_flume::{Batch, BatchBuilder, Protocol, PushError, SharedHeaders};
 use tokio::sync::watch;
 
 use crate::config::{BatchConfig, SinkProtocol};
@@ -64,6 +64,8 @@ pub(crate) struct Lane {
     pub(crate) name: Arc<str>,
     place: usize,
     limits: BatchLimits,
+    /// Of the events of this very business.
+    headers: SharedHeaders,
     /// Without memory while nothing is in it.
     builder: BatchBuilder,
     /// What the batch before took: the next is likely to take as much.
@@ -96,6 +98,7 @@ impl Lane {
         Self {
             name: name.into(),
             place,
+            headers: SharedHeaders::new(limits.protocol, &[(BUSINESS_NAME, name.as_bytes())], TYPE),
             builder: BatchBuilder::new(limits.protocol, limits.frame_bytes_max),
             limits: limits.clone(),
             bytes_before: 0,
@@ -131,16 +134,17 @@ impl Lane {
         self.builder.events() >= self.limits.events_max || self.builder.body_bytes() >= self.limits.bytes_max
     }
 
-    /// Puts an element into the batch.
+    /// Puts an element into the batch, whose event is of that business, or of this very one.
     #[inline]
     pub(crate) fn offer(
         &mut self,
         element: &Element<'_>,
-        name: &[u8],
+        business: Option<&[u8]>,
+        tail: &[u8],
         place: (Slot, u32),
         memory: &mut BatchMemory,
     ) -> Offered {
-        let body = element.body();
+        let body = element.body(tail);
         if self.builder.is_empty() {
             self.begin(memory);
         } else {
@@ -149,7 +153,11 @@ impl Lane {
                 return Offered::Full;
             }
         }
-        match self.builder.push(&[(BUSINESS_NAME, name), (TYPE, &element.kind)], &body) {
+        let pushed = match business {
+            None => self.builder.push_sharing(&self.headers, &element.kind, &body),
+            Some(business) => push_of_other(&mut self.builder, business, &element.kind, &body),
+        };
+        match pushed {
             Ok(()) => {
                 self.spans.add(place.0, place.1);
                 Offered::Taken
@@ -184,4 +192,15 @@ impl Lane {
         let spans = std::mem::take(&mut self.spans);
         Some(Parcel { lane: self.place, batch, spans, claimed_at: self.claimed_at, full_at: now })
     }
+}
+
+/// An event of a business that this one stands for. Not a part of its caller, which is run for most elements.
+#[inline(never)]
+fn push_of_other(
+    builder: &mut BatchBuilder,
+    business: &[u8],
+    kind: &[u8],
+    body: &[&[u8]],
+) -> Result<(), PushError> {
+    builder.push(&[(BUSINESS_NAME, business), (TYPE, kind)], body)
 }

@@ -13,6 +13,20 @@ use crate::element::scan::{Broken, Nesting, Scanner, Text};
 pub(crate) const BUSINESS_TYPE: &[u8] = b"business_type";
 pub(crate) const LOG_TYPE: &[u8] = b"log_type";
 
+/// Appends what is added to a body that has members, up to the object's end. `business` is as it stands in JSON, without quotes; no
+/// `log_type`, no member.
+pub(crate) fn put_tail(out: &mut Vec<u8>, business: &[u8], log_type: &[u8]) {
+    for part in [b",\"business_type\":\"", business, b"\""] {
+        out.extend_from_slice(part);
+    }
+    if !log_type.is_empty() {
+        for part in [b",\"log_type\":\"", log_type, b"\""] {
+            out.extend_from_slice(part);
+        }
+    }
+    out.push(b'}');
+}
+
 /// What a walk over the object found.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Body<'a> {

@@ -9,8 +9,9 @@ mod scan;
 #[cfg(test)]
 mod tests;
 
-use kiteq_flume::{BatchBuilder, Protocol};
+use kiteq_flume::{BatchBuilder, Protocol, SharedHeaders};
 
+pub(crate) use body::put_tail;
 pub(crate) use inflate::Inflater;
 pub(crate) use parse::{Decoder, Element};
 
@@ -74,7 +75,13 @@ pub fn event_body(bytes: &[u8]) -> Option<Vec<u8>> {
     let _ = Inflater::new(1 << 16).inflate(bytes);
     let mut decoder = Decoder::default();
     let element = decoder.decode(bytes).ok()?;
-    Some(element.body().concat())
+    Some(whole_body(&element))
+}
+
+fn whole_body(element: &Element<'_>) -> Vec<u8> {
+    let mut tail = b"of the one before".to_vec();
+    element.write_tail(&mut tail);
+    element.body(&tail).concat()
 }
 
 /// How many of these elements become events, for measuring what decoding costs.
@@ -91,12 +98,14 @@ pub fn decode_elements(elements: &[Vec<u8>]) -> usize {
 pub fn batch_elements(elements: &[Vec<u8>], bytes: usize) -> usize {
     let mut decoder = Decoder::default();
     let mut batch = BatchBuilder::in_memory(Protocol::Compact, usize::MAX, Vec::with_capacity(bytes));
-    let mut name = Vec::new();
+    // One business, so what is known of it is so from the first.
+    let headers = SharedHeaders::new(Protocol::Compact, &[(b"businessName", b"location3")], b"type");
+    let mut tail = Vec::new();
+    put_tail(&mut tail, b"location", b"3");
     for bytes in elements {
         let Ok(element) = decoder.decode(bytes) else { continue };
-        element.write_name(&mut name);
         // A batch of that size takes any element.
-        let _ = batch.push(&[(b"businessName", &name), (b"type", &element.kind)], &element.body());
+        let _ = batch.push_sharing(&headers, &element.kind, &element.body(&tail));
     }
     batch.finish().events()
 }

@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-use crate::element::body::{Body, LOG_TYPE, is, unescape};
+use crate::element::body::{Body, LOG_TYPE, is, put_tail, unescape};
 use crate::element::fast;
 use crate::element::marks::{Marked, Marker};
 use crate::element::scan::{Broken, Kind, Nesting, Scanner, Text};
@@ -42,26 +42,24 @@ impl Element<'_> {
         name.extend_from_slice(self.log_type.digits());
     }
 
-    /// The parts of the event's body.
+    /// Writes what is added to the body, in place of what `tail` held.
     #[inline]
-    pub(crate) fn body(&self) -> [&[u8]; 10] {
-        let digits = self.log_type.digits();
-        let before: &[u8] =
-            if self.body_members { b",\"business_type\":\"" } else { b"\"business_type\":\"" };
-        let after: [&[u8]; 2] =
-            if digits.is_empty() { [b"\"}", b""] } else { [b"\",\"log_type\":\"", b"\"}"] };
-        [
-            &self.momoid,
-            b"\t",
-            &self.kind,
-            b"\t",
-            self.body_open,
-            before,
-            self.business_raw,
-            after[0],
-            digits,
-            after[1],
-        ]
+    pub(crate) fn write_tail(&self, tail: &mut Vec<u8>) {
+        tail.clear();
+        put_tail(tail, self.business_raw, self.log_type.digits());
+    }
+
+    /// Whether the business stands in the element as it is, without escapes.
+    #[inline]
+    pub(crate) fn has_plain_business(&self) -> bool {
+        matches!(self.business, Cow::Borrowed(_))
+    }
+
+    /// The parts of the event's body, `tail` being what is added to it.
+    #[inline]
+    pub(crate) fn body<'b>(&'b self, tail: &'b [u8]) -> [&'b [u8]; 6] {
+        let tail = if self.body_members { tail } else { tail.strip_prefix(b",").unwrap_or(tail) };
+        [&self.momoid, b"\t", &self.kind, b"\t", self.body_open, tail]
     }
 }
 

@@ -42,6 +42,53 @@ async fn elements_arrive_in_their_order_and_claims_are_settled() {
 }
 
 #[tokio::test]
+async fn an_event_says_whose_it_is_however_its_element_said_so() {
+    const SERVED: [&str; 3] = ["feed", "feed3", "default3"];
+    // What the element says, the event's business, and the end of its body.
+    const CASES: [(&str, &str, &str); 7] = [
+        (r#""businessName":"feed","body":{"n":1}"#, "feed", r#"{"n":1,"business_type":"feed"}"#),
+        (r#""businessName":"feed","body":{}"#, "feed", r#"{"business_type":"feed"}"#),
+        (
+            r#""businessName":"feed","log_type":3,"body":{"log_type":4}"#,
+            "feed3",
+            r#"{"business_type":"feed","log_type":"3"}"#,
+        ),
+        // The same business from another name.
+        (r#""businessName":"feed3","body":{"n":1}"#, "feed3", r#"{"n":1,"business_type":"feed3"}"#),
+        (
+            r#""businessName":"\u0066eed","log_type":3.0,"body":{"n":1}"#,
+            "feed3",
+            r#"{"n":1,"business_type":"\u0066eed","log_type":"3"}"#,
+        ),
+        (
+            r#""businessName":"other","log_type":3,"body":{}"#,
+            "other3",
+            r#"{"business_type":"other","log_type":"3"}"#,
+        ),
+        (
+            r#""businessName":"o\"r","log_type":3,"body":{"n":1}"#,
+            "o\"r3",
+            r#"{"n":1,"business_type":"o\"r","log_type":"3"}"#,
+        ),
+    ];
+    let (redis, sink) = (Redis::start().await, Sink::start(&SERVED).await);
+    let mut client = client(&redis).await;
+    let element = |(id, (said, ..)): (usize, &(&str, &str, &str))| {
+        format!(r#"{{"params":{{"momoid":"{id}","type":"t",{said}}}}}"#).into_bytes()
+    };
+    push(&mut client, CASES.iter().enumerate().map(element)).await;
+    let running = Running::start(config(&redis, &SERVED), &sink);
+    sink.wait_for(CASES.len()).await;
+    let mut events = sink.events();
+    events.sort_by_key(support::Event::id);
+    for (event, (said, business, body)) in events.iter().zip(CASES) {
+        let expected = format!("{}\tt\t{body}", event.id());
+        assert_eq!((event.business.as_str(), event.body.as_str()), (business, expected.as_str()), "{said}");
+    }
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn what_becomes_no_event_is_a_dead_letter_and_the_rest_goes_on() {
     let (redis, sink) = (Redis::start().await, Sink::start(&["feed"]).await);
     let mut client = client(&redis).await;
