@@ -13,6 +13,8 @@ pub(crate) const LENGTH_BYTES: usize = 4;
 
 /// How much is read at once when little is expected.
 const READ_BYTES: usize = 16 * 1024;
+/// How much is read at once, at most, before the next frame says how long it is.
+const READ_BYTES_MAX: usize = 1 << 20;
 
 /// Why there is no frame.
 #[derive(Debug, thiserror::Error)]
@@ -28,11 +30,13 @@ pub(crate) enum FrameError {
 pub(crate) struct FrameReader {
     buf: BytesMut,
     frame_bytes_max: usize,
+    /// How much is read at once: frames are mostly as long as those before them, and one that is read as a whole is never moved.
+    read_bytes: usize,
 }
 
 impl FrameReader {
     pub(crate) fn new(frame_bytes_max: usize) -> Self {
-        Self { buf: BytesMut::new(), frame_bytes_max }
+        Self { buf: BytesMut::new(), frame_bytes_max, read_bytes: READ_BYTES }
     }
 
     /// The next frame's content; `None` when the stream ends between two frames.
@@ -48,7 +52,7 @@ impl FrameReader {
                 Cut::Frame(frame) => return Ok(Some(frame)),
                 Cut::Missing(bytes) => bytes,
             };
-            self.buf.reserve(missing.max(READ_BYTES));
+            self.buf.reserve(missing.max(self.read_bytes));
             if stream.read_buf(&mut self.buf).await? == 0 {
                 let ended = io::Error::new(io::ErrorKind::UnexpectedEof, "it ended within a frame");
                 return if self.buf.is_empty() { Ok(None) } else { Err(ended.into()) };
@@ -73,6 +77,7 @@ impl FrameReader {
         if available < announced {
             return Ok(Cut::Missing(announced - available));
         }
+        self.read_bytes = (LENGTH_BYTES + announced).clamp(READ_BYTES, READ_BYTES_MAX);
         self.buf.advance(LENGTH_BYTES);
         Ok(Cut::Frame(self.buf.split_to(announced).freeze()))
     }

@@ -3,27 +3,31 @@
 
 use kiteq_flume::Batch;
 
-/// Pieces that are kept.
-const PIECES_MAX: usize = 8;
+/// Bytes of all pieces that are kept.
+const BYTES_MAX: usize = 8 << 20;
 /// A larger piece is given back.
 const PIECE_BYTES_MAX: usize = 1 << 20;
 
-/// At most 8 MiB.
+/// Pieces, the last one used last.
 #[derive(Debug, Default)]
 pub(crate) struct BatchMemory {
     pieces: Vec<Vec<u8>>,
+    bytes: usize,
 }
 
 impl BatchMemory {
     /// Memory for a batch that is likely to take so many bytes.
     pub(crate) fn take(&mut self, bytes: usize) -> Vec<u8> {
-        self.pieces.pop().unwrap_or_else(|| Vec::with_capacity(bytes))
+        let Some(piece) = self.pieces.pop() else { return Vec::with_capacity(bytes) };
+        self.bytes -= piece.capacity();
+        piece
     }
 
     /// A batch is of no more use.
     pub(crate) fn give(&mut self, batch: Batch) {
         let piece = batch.into_memory();
-        if self.pieces.len() < PIECES_MAX && piece.capacity() <= PIECE_BYTES_MAX {
+        if piece.capacity() <= PIECE_BYTES_MAX && self.bytes + piece.capacity() <= BYTES_MAX {
+            self.bytes += piece.capacity();
             self.pieces.push(piece);
         }
     }
@@ -45,10 +49,14 @@ mod tests {
     fn a_bounded_amount_is_kept_and_used_again() {
         let mut memory = BatchMemory::default();
         assert_eq!(memory.take(100).capacity(), 100);
-        (0..2 * PIECES_MAX).for_each(|_| memory.give(batch(1000)));
         memory.give(batch(2 * PIECE_BYTES_MAX));
-        assert_eq!(memory.pieces.len(), PIECES_MAX);
-        assert!(memory.pieces.iter().all(|piece| piece.capacity() < PIECE_BYTES_MAX));
-        assert!(memory.take(0).capacity() >= 1000);
+        assert_eq!(memory.bytes, 0);
+        (0..100).for_each(|_| memory.give(batch(PIECE_BYTES_MAX / 4)));
+        assert!((BYTES_MAX / 2..=BYTES_MAX).contains(&memory.bytes), "{}", memory.bytes);
+        assert_eq!(memory.pieces.iter().map(Vec::capacity).sum::<usize>(), memory.bytes);
+        while memory.bytes > 0 {
+            assert!(memory.take(0).capacity() >= PIECE_BYTES_MAX / 4);
+        }
+        assert!(memory.pieces.is_empty());
     }
 }
