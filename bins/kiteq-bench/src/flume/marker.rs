@@ -69,13 +69,12 @@ impl Marker {
         let digits: &[u8; MARKER_BYTES - MAGIC.len()] = text.strip_prefix(MAGIC)?.try_into().ok()?;
         let colons = [digits[16], digits[29], digits[46]] == *b":::";
         colons.then_some(())?;
-        let hex = |from: usize| hex(digits[from..].first_chunk()?).map(u64::from);
         Some(Self {
-            run_id: hex(0)? << 32 | hex(8)?,
+            run_id: hex(digits, 0)? << 32 | hex(digits, 8)?,
             // Twelve digits are eight and eight, of which four are the same.
-            sequence: hex(17)? << 16 | hex(21)? & 0xffff,
-            pushed_at_ns: hex(30)? << 32 | hex(38)?,
-            clock_tag: hex(47)? as u32,
+            sequence: hex(digits, 17)? << 16 | hex(digits, 21)? & 0xffff,
+            pushed_at_ns: hex(digits, 30)? << 32 | hex(digits, 38)?,
+            clock_tag: hex(digits, 47)? as u32,
         })
     }
 }
@@ -84,11 +83,11 @@ fn put_hex(out: &mut Vec<u8>, value: u64, digits: u32) {
     out.extend((0..digits).rev().map(|digit| DIGITS[(value >> (4 * digit) & 15) as usize]));
 }
 
-/// Eight digits at once, each in a byte of a word. Letters are lower case.
+/// Eight digits from a place on, each in a byte of a word. Letters are lower case.
 #[inline(always)]
-fn hex(digits: &[u8; 8]) -> Option<u32> {
+fn hex(digits: &[u8], from: usize) -> Option<u64> {
     const ONES: u64 = u64::from_ne_bytes([1; 8]);
-    let text = u64::from_be_bytes(*digits);
+    let text = u64::from_be_bytes(*digits.get(from..)?.first_chunk()?);
     // Letters have a bit that digits have not, and count nine more than their last four bits say.
     let letters = text >> 6 & ONES;
     let values = (text & (0x0f * ONES)) + 9 * letters;
@@ -99,7 +98,7 @@ fn hex(digits: &[u8; 8]) -> Option<u32> {
     }
     let pairs = (values | values >> 4) & 0x00ff_00ff_00ff_00ff;
     let fours = (pairs | pairs >> 8) & 0x0000_ffff_0000_ffff;
-    Some((fours | fours >> 16) as u32)
+    Some((fours | fours >> 16) & 0xffff_ffff)
 }
 
 #[cfg(test)]
@@ -117,8 +116,8 @@ mod tests {
                 digits[place] = byte;
                 let is_sound = DIGITS.contains(&byte);
                 let expected = std::str::from_utf8(&digits).ok().filter(|_| is_sound);
-                let expected = expected.map(|text| u32::from_str_radix(text, 16).unwrap());
-                assert_eq!(hex(&digits), expected, "byte {byte} at {place}");
+                let expected = expected.map(|text| u64::from_str_radix(text, 16).unwrap());
+                assert_eq!(hex(&digits, 0), expected, "byte {byte} at {place}");
             }
         }
     }
