@@ -61,6 +61,7 @@ impl EventBatch {
     }
 
     /// All events, in order.
+    #[inline]
     pub fn iter(&self) -> impl ExactSizeIterator<Item = EventRef<'_>> {
         let mut begin = 0;
         self.events.iter().map(move |spans| {
@@ -81,6 +82,7 @@ pub struct EventRef<'a> {
 
 impl<'a> EventRef<'a> {
     /// Its body.
+    #[inline]
     #[must_use]
     pub fn body(&self) -> &'a [u8] {
         &self.frame[self.body.range()]
@@ -93,15 +95,19 @@ impl<'a> EventRef<'a> {
     }
 
     /// Its headers, in the order in which they came.
+    #[inline]
     #[must_use]
     pub fn headers(&self) -> Headers<'a> {
         Headers { frame: self.frame, spans: self.headers.iter() }
     }
 
     /// The value of a header; of several with that key the last one, as in Flume's map.
+    #[inline]
     #[must_use]
     pub fn header(&self, key: &[u8]) -> Option<&'a [u8]> {
-        self.headers().filter(|&(of, _)| of == key).last().map(|(_, value)| value)
+        // Where it is inlined the key's length is known, and comparing takes no call.
+        let (_, value) = self.headers.iter().rev().find(|(of, _)| &self.frame[of.range()] == key)?;
+        Some(&self.frame[value.range()])
     }
 }
 
@@ -115,6 +121,7 @@ pub struct Headers<'a> {
 impl<'a> Iterator for Headers<'a> {
     type Item = (&'a [u8], &'a [u8]);
 
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
         let (key, value) = self.spans.next()?;
         Some((&self.frame[key.range()], &self.frame[value.range()]))
