@@ -134,7 +134,7 @@ impl Lane {
         self.builder.events() >= self.limits.events_max || self.builder.body_bytes() >= self.limits.bytes_max
     }
 
-    /// Puts an element into the batch, whose event is of that business, or of this very one.
+    /// Puts an element into the batch. `business` is the name in its event where that is not this one's; `tail` is added to its body.
     #[inline]
     pub(crate) fn offer(
         &mut self,

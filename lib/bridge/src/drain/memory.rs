@@ -8,7 +8,7 @@ const BYTES_MAX: usize = 8 << 20;
 /// A larger piece is given back.
 const PIECE_BYTES_MAX: usize = 1 << 20;
 
-/// Pieces, the last one used last.
+/// Pieces; the one that came back last is taken first.
 #[derive(Debug, Default)]
 pub(crate) struct BatchMemory {
     pieces: Vec<Vec<u8>>,
