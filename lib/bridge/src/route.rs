@@ -1,8 +1,6 @@
 //! Which business an element goes to.
 
-use std::hash::{Hash, Hasher};
-
-use hashbrown::{Equivalent, HashMap};
+use hashbrown::HashMap;
 
 use crate::element::put_tail;
 
@@ -34,9 +32,9 @@ pub(crate) struct Routes {
     names: Vec<String>,
     /// By what an element calls its business, then by its log type: a name that ends with digits is found by each way to cut it, so that
     /// no element's name has to be put together.
-    places: HashMap<Name, Vec<Own>>,
+    places: HashMap<Box<[u8]>, Vec<Own>>,
     /// Those that stand for others, by what follows the word.
-    defaults: HashMap<Name, usize>,
+    defaults: HashMap<Box<[u8]>, usize>,
 }
 
 impl Routes {
@@ -49,13 +47,13 @@ impl Routes {
             }
             let place = routes.names.len();
             if let Some(log_type) = name.as_bytes().strip_prefix(DEFAULT) {
-                routes.defaults.insert(Name(log_type.into()), place);
+                routes.defaults.insert(log_type.into(), place);
             }
             for (business, log_type) in cuts(name.as_bytes()) {
                 let mut tail = Vec::new();
                 put_tail(&mut tail, business, log_type);
                 let own = Own { log_type: log_type.into(), place, tail: tail.into() };
-                routes.places.entry(Name(business.into())).or_default().push(own);
+                routes.places.entry(business.into()).or_default().push(own);
             }
             routes.names.push(name.clone());
         }
@@ -69,56 +67,10 @@ impl Routes {
     /// Where an element of this business and log type goes, if anywhere.
     #[inline]
     pub(crate) fn find(&self, business: &[u8], log_type: &[u8]) -> Option<Route<'_>> {
-        let by_log_type = self.places.get(&Sought(business));
-        let own = by_log_type.and_then(|all| all.iter().find(|own| is_same(&own.log_type, log_type)));
-        own.map(Route::Own)
-            .or_else(|| self.defaults.get(&Sought(log_type)).map(|place| Route::Default(*place)))
+        let by_log_type = self.places.get(business);
+        let own = by_log_type.and_then(|all| all.iter().find(|own| *own.log_type == *log_type));
+        own.map(Route::Own).or_else(|| self.defaults.get(log_type).map(|place| Route::Default(*place)))
     }
-}
-
-/// A key of the maps.
-#[derive(Debug, PartialEq, Eq)]
-struct Name(Box<[u8]>);
-
-impl Hash for Name {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        Sought(&self.0).hash(state);
-    }
-}
-
-/// What an element has that may be a key.
-struct Sought<'a>(&'a [u8]);
-
-impl Hash for Sought<'_> {
-    #[inline(always)]
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write(self.0);
-    }
-}
-
-impl Equivalent<Name> for Sought<'_> {
-    #[inline(always)]
-    fn equivalent(&self, name: &Name) -> bool {
-        is_same(self.0, &name.0)
-    }
-}
-
-/// Whether two texts are the same. They are mostly short, and a call of the system's comparison is a detour for such.
-#[inline(always)]
-fn is_same(one: &[u8], other: &[u8]) -> bool {
-    one.len() == other.len()
-        && match one.len() {
-            17.. => one == other,
-            8.. => have_same_ends::<8>(one, other),
-            4.. => have_same_ends::<4>(one, other),
-            _ => one.iter().zip(other).all(|(one, other)| one == other),
-        }
-}
-
-/// Whether the first and the last `N` bytes are the same, which are all if there are from `N` to twice as many.
-#[inline(always)]
-fn have_same_ends<const N: usize>(one: &[u8], other: &[u8]) -> bool {
-    one.first_chunk::<N>() == other.first_chunk() && one.last_chunk::<N>() == other.last_chunk()
 }
 
 /// Whatever business and log type make this name: the log type is a number or missing.
@@ -144,21 +96,6 @@ mod tests {
             Route::Own(own) => Found::Own(own.place),
             Route::Default(place) => Found::Default(place),
         })
-    }
-
-    #[test]
-    fn texts_are_the_same_when_all_their_bytes_are() {
-        let text: Vec<u8> = (0..40).collect();
-        for len in 0..=text.len() {
-            let one = &text[..len];
-            assert!(is_same(one, one));
-            assert!(len == 0 || !is_same(one, &one[1..]));
-            for at in 0..len {
-                let mut other = one.to_vec();
-                other[at] ^= 0x80;
-                assert!(!is_same(one, &other), "byte {at} of {len}");
-            }
-        }
     }
 
     #[test]
